@@ -1,0 +1,31 @@
+// Context<Device>: the first argument of every operation. Holds the memory pool and the random state (for Cuda, later,
+// the stream and the library handles).
+#pragma once
+#include <memory>
+
+#include <tessera/core/memory.hpp>
+#include <tessera/core/random.hpp>
+
+namespace tessera {
+
+template <class Device>
+struct Context {
+  static_assert(detail::always_false<Device>,
+                "tessera: #include <tessera/cuda.hpp> for Context<Cuda> or <tessera/simt.hpp> for Context<Simt>");
+};
+
+struct ContextOptions {
+  uint64_t seed = 0;
+  PoolOptions memory = {};
+};
+
+template <>
+struct Context<Cpu> {
+  std::shared_ptr<Pool<Cpu>> pool;
+  RandomState random;
+
+  explicit Context(ContextOptions options = {})
+      : pool(std::make_shared<Pool<Cpu>>(options.memory)), random{options.seed} {}
+};
+
+}  // namespace tessera
