@@ -142,6 +142,12 @@ struct Tensor : TensorView<T, Rank, Device> {
   }
 };
 
+/// A tensor as the view that it is: for arguments whose type is deduced from a view.
+template <class T, int Rank, class Device>
+TensorView<T, Rank, Device> view(const TensorView<T, Rank, Device>& tensor) {
+  return tensor;
+}
+
 /// A contiguous view's values in host memory.
 template <class T, int Rank, class Device>
 std::vector<std::remove_const_t<T>> to_host(const TensorView<T, Rank, Device>& view) {

@@ -1,0 +1,86 @@
+// The tape: records, for every operation, a function that calls its _backward, and runs them in reverse order. It knows
+// operations' forward/backward pairs and no kernels.
+#pragma once
+#include <functional>
+#include <vector>
+
+#include <tessera/autograd/variable.hpp>
+#include <tessera/ops/elementwise.hpp>
+
+namespace tessera {
+
+/// One forward pass's record. Not recording, it computes values only. `random` numbers come from the context, so a
+/// recomputed part must restore the context's random state (recompute.hpp does).
+template <class Device = Cpu>
+class Tape {
+ public:
+  using Node = std::function<void(Tape&)>;
+
+  explicit Tape(Context<Device>& context, bool recording = true) : ctx(context), recording_(recording) {}
+
+  Context<Device>& ctx;
+
+  /// Whether an operation on these inputs must be recorded.
+  template <class... V>
+  bool records(const V&... inputs) const {
+    return recording_ && (inputs.requires_grad() || ...);
+  }
+  bool recording() const { return recording_; }
+  void record(Node node) { nodes_.push_back(std::move(node)); }
+
+  /// Adds to v's gradient what `write` writes into the view that it is given; that view is absent where v needs no
+  /// gradient. The first contribution is written in place, later ones are added in the order of the tape.
+  template <class V, class Write>
+  void contribute(const V& v, Write&& write) {
+    using Grad = decltype(v.state().grad);
+    if (!v.requires_grad()) {
+      write(Grad{});
+      return;
+    }
+    Grad& grad = v.state().grad;
+    if (!grad) {
+      Grad first(ctx, v.shape());
+      write(first);
+      grad = std::move(first);
+    } else {
+      Grad more(ctx, v.shape());
+      write(more);
+      add_into(ctx, grad, more);
+    }
+  }
+
+  /// Gradients of sum(out * d_out) in all variables that require one. Frees the record as it goes.
+  template <class V>
+  void backward(const V& out, decltype(V::State::grad) d_out) {
+    expect_shape("Tape::backward", "d_out", d_out.shape, out.shape(), "", "out");
+    require(out.requires_grad(), "Tape::backward: the output depends on no variable that requires a gradient");
+    out.state().grad = std::move(d_out);
+    run();
+  }
+  /// Gradients of a scalar loss.
+  template <class T, class G>
+  void backward(const Variable<T, 0, Device, G>& loss) {
+    const G one = narrow<G>(1.0f);
+    backward(loss, Tensor<G, 0, Device>::from_host(ctx, {}, &one));
+  }
+
+ private:
+  void run() {
+    while (!nodes_.empty()) {
+      Node node = std::move(nodes_.back());
+      nodes_.pop_back();
+      node(*this);
+    }
+  }
+  bool recording_;
+  std::vector<Node> nodes_;
+};
+
+/// A result's gradient in its recorded backward function: taken out, so that it is freed after use. Absent where the
+/// result was not used by the loss.
+template <class T, int Rank, class Device, class G>
+Tensor<G, Rank, Device> take_grad(const Variable<T, Rank, Device, G>& result) {
+  return std::exchange(result.state().grad, {});
+}
+
+}  // namespace tessera

@@ -1,0 +1,126 @@
+// Scalar functions that compilers turn into vector code (no calls, no branches), and the activations built on them.
+// float versions are accurate to a few units in the last place; double versions are the C library's.
+#pragma once
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+#include <type_traits>
+
+#include <tessera/core/config.hpp>
+
+namespace tessera {
+namespace math {
+
+TESSERA_HOST_DEVICE inline double exp(double x) { return std::exp(x); }
+TESSERA_HOST_DEVICE inline double tanh(double x) { return std::tanh(x); }
+TESSERA_HOST_DEVICE inline double erf(double x) { return std::erf(x); }
+
+/// e^x. Below -87 the result is 0, above 88.72 infinity.
+TESSERA_HOST_DEVICE inline float exp(float x) {
+  // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts so that r is exact to float; e^r by its Taylor series
+  constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const float bounded = x < -87.0f ? -87.0f : (x > 88.72f ? 88.72f : x);
+  const float shifted = bounded * 1.44269504088896341f + round_to_integer;
+  const float n = shifted - round_to_integer;
+  const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.0f / 5040.0f;
+  p = p * r + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  // 2^(n-1), then doubled: n may be 128
+  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(round_to_integer) + 126u) << 23;
+  const float y = (p + p) * std::bit_cast<float>(exponent);
+  return x < -87.0f ? 0.0f : (x > 88.72f ? std::bit_cast<float>(0x7f800000u) : y);
+}
+
+/// Hyperbolic tangent.
+TESSERA_HOST_DEVICE inline float tanh(float x) {
+  const float s = x * x;
+  const float near_zero = x * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+  const float far = 1.0f - 2.0f / (exp(2.0f * x) + 1.0f);
+  return s < 0.04f ? near_zero : far;
+}
+
+/// Error function: an odd rational function on [-4, 4], where it has reached 1 in float.
+TESSERA_HOST_DEVICE inline float erf(float x) {
+  const float b = x < -4.0f ? -4.0f : (x > 4.0f ? 4.0f : x), s = b * b;
+  float p = -2.72614225801306e-10f;
+  p = p * s + 2.77068142495902e-08f;
+  p = p * s - 2.10102402082508e-06f;
+  p = p * s - 5.69250639462346e-05f;
+  p = p * s - 7.34990630326855e-04f;
+  p = p * s - 2.95459980854025e-03f;
+  p = p * s - 1.60960333262415e-02f;
+  float q = -1.45660718464996e-05f;
+  q = q * s - 2.13374055278905e-04f;
+  q = q * s - 1.68282697438203e-03f;
+  q = q * s - 7.37332916720468e-03f;
+  q = q * s - 1.42647390514189e-02f;
+  return b * p / q;
+}
+
+template <class A>
+TESSERA_HOST_DEVICE inline A sigmoid(A x) {
+  return A(1) / (A(1) + exp(-x));
+}
+
+}  // namespace math
+
+/// The activations of the published models. `gelu` is x Phi(x) by erf, `gelu_tanh` its tanh approximation (Hendrycks &
+/// Gimpel, 2016), `quick_gelu` x sigmoid(1.702 x) (OpenAI's CLIP).
+enum class Activation : uint8_t { none, relu, gelu, gelu_tanh, quick_gelu };
+
+inline constexpr std::string_view activation_name(Activation activation) {
+  constexpr std::string_view names[] = {"none", "relu", "gelu", "gelu_tanh", "quick_gelu"};
+  return names[size_t(activation)];
+}
+
+namespace math {
+
+template <Activation activation, class A>
+TESSERA_HOST_DEVICE inline A activate(A x) {
+  if constexpr (activation == Activation::relu) return x > 0 ? x : A(0);
+  if constexpr (activation == Activation::gelu) return A(0.5) * x * (A(1) + erf(x * A(0.70710678118654752440)));
+  if constexpr (activation == Activation::gelu_tanh)
+    return A(0.5) * x * (A(1) + tanh(A(0.79788456080286535588) * (x + A(0.044715) * x * x * x)));
+  if constexpr (activation == Activation::quick_gelu) return x * sigmoid(A(1.702) * x);
+  return x;
+}
+
+/// Derivative of activate<activation> at x.
+template <Activation activation, class A>
+TESSERA_HOST_DEVICE inline A activate_derivative(A x) {
+  if constexpr (activation == Activation::relu) return x > 0 ? A(1) : A(0);
+  if constexpr (activation == Activation::gelu)
+    return A(0.5) * (A(1) + erf(x * A(0.70710678118654752440))) +
+           x * exp(A(-0.5) * x * x) * A(0.39894228040143267794);
+  if constexpr (activation == Activation::gelu_tanh) {
+    const A c = A(0.79788456080286535588), t = tanh(c * (x + A(0.044715) * x * x * x));
+    return A(0.5) * (A(1) + t) + A(0.5) * x * (A(1) - t * t) * c * (A(1) + A(3 * 0.044715) * x * x);
+  }
+  if constexpr (activation == Activation::quick_gelu) {
+    const A s = sigmoid(A(1.702) * x);
+    return s + A(1.702) * x * s * (A(1) - s);
+  }
+  return A(1);
+}
+
+/// Calls f with the activation as a compile-time constant: f(std::integral_constant<Activation, …>).
+template <class F>
+decltype(auto) with_activation(Activation activation, F&& f) {
+  switch (activation) {
+    case Activation::relu: return f(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::gelu: return f(std::integral_constant<Activation, Activation::gelu>{});
+    case Activation::gelu_tanh: return f(std::integral_constant<Activation, Activation::gelu_tanh>{});
+    case Activation::quick_gelu: return f(std::integral_constant<Activation, Activation::quick_gelu>{});
+    default: return f(std::integral_constant<Activation, Activation::none>{});
+  }
+}
+
+}  // namespace math
+}  // namespace tessera
