@@ -70,9 +70,9 @@ class EmojiFont {
 
   bool has(char32_t code_point) const { return FT_Get_Char_Index(face_.get(), code_point) != 0; }
 
-  /// The bitmap of one code point, premultiplied, cropped to its non-transparent box. Throws ValueError when the font
+  /// The bitmap of one code point as a sprite, cropped to its non-transparent box. Throws ValueError when the font
   /// has no colour bitmap for it.
-  Sprite glyph(char32_t code_point) const {
+  Image glyph(char32_t code_point) const {
     char name[16];
     std::snprintf(name, sizeof name, "U+%04X", unsigned(code_point));
     const FT_UInt index = FT_Get_Char_Index(face_.get(), code_point);
@@ -82,7 +82,7 @@ class EmojiFont {
     require(bitmap.pixel_mode == FT_PIXEL_MODE_BGRA && bitmap.width > 0 && bitmap.rows > 0 && bitmap.width <= 1024 &&
                 bitmap.rows <= 1024,
             path_, ": the glyph of ", name, " is no colour bitmap of at most 1024 x 1024 pixels");
-    Sprite sprite(int(bitmap.width), int(bitmap.rows));
+    Image sprite(int(bitmap.width), int(bitmap.rows), 4);
     for (int y = 0; y < sprite.height; ++y) {
       const unsigned char* source = bitmap.buffer + ptrdiff_t(y) * bitmap.pitch;
       uint8_t* to = sprite.at(0, y);
@@ -93,7 +93,7 @@ class EmojiFont {
         to[3] = source[3];
       }
     }
-    return crop(sprite);
+    return crop_to_mask(sprite);
   }
 
  private:

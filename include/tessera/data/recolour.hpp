@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include <tessera/core/error.hpp>
-#include <tessera/data/sprites.hpp>
+#include <tessera/data/pixels.hpp>
 
 namespace tessera::data {
 
@@ -60,7 +60,7 @@ inline double hue_distance(double a, double b) { return std::remainder(b - a, 36
 
 /// Turns all pixels within 60 degrees of the sprite's main hue (the one with most chroma) by the same angle, so that
 /// the main hue becomes `hue`, 0 … 359.
-inline void recolour(Sprite& sprite, int hue) {
+inline void recolour(Image& sprite, int hue) {
   require(hue >= 0 && hue < 360, "recolour: hue ", hue, " must lie in 0 … 359");
   std::array<double, 36> weight{};  // chroma in bins of ten degrees
   const size_t pixels = sprite.pixels.size() / 4;

@@ -52,7 +52,7 @@ struct SceneSet {
     return all;
   }
 
-  /// Pairs of objects that no training scene holds (about one in six). Arguments are class indices.
+  /// Pairs of objects that no training scene holds (about one in seven). Arguments are class indices.
   bool reserved_pair(int a, int b) const {
     const int first = std::min(a, b) - backgrounds, second = std::max(a, b) - backgrounds;
     return (first * 37 + second * 101) % 6 == 0;

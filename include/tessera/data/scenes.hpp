@@ -43,9 +43,9 @@ inline const char* name_of(Split split) {
 inline int64_t usual_count(Split split) { return split == Split::train ? 48000 : split == Split::dev ? 200 : 400; }
 
 struct SceneOptions {
-  int size = 64;      ///< width and height in pixels, 32 … 512
-  uint64_t seed = 0;  ///< of the training split; dev and test are the same for every seed
-  std::string font;   ///< an emoji font; empty: find_emoji_font()
+  int size = 64;          ///< width and height in pixels, 32 … 512
+  uint64_t seed = 0;      ///< of the training split; dev and test are the same for every seed
+  std::string font = {};  ///< an emoji font; empty: find_emoji_font()
 };
 
 /// Makes the scenes of one split of a set. Building it draws all sprites and textures once (seconds); after that a
@@ -105,12 +105,12 @@ class SceneRenderer {
 
   void build_sprites(const EmojiFont& font) {
     const int objects = set_.objects(), variants = sprite_variants();
-    std::vector<std::vector<Sprite>> glyphs(static_cast<size_t>(objects));
+    std::vector<std::vector<Image>> glyphs(static_cast<size_t>(objects));
     for (int object = 0; object < objects; ++object) {
       const SceneClass& one = set_.classes[size_t(set_.backgrounds + object)];
       const bool own = split_ != Split::train && !one.test_looks.empty();
       for (const Look& look : own ? one.test_looks : one.looks) {
-        Sprite glyph = font.glyph(look.code_point);
+        Image glyph = font.glyph(look.code_point);
         if (look.hue >= 0) recolour(glyph, look.hue);
         glyphs[size_t(object)].push_back(std::move(glyph));
       }
@@ -128,13 +128,13 @@ class SceneRenderer {
 
   /// One variant of a glyph: mirrored or not, rotated, and scaled so that its longer side had 0.315 to 0.588 of the
   /// scene's before the rotation.
-  Sprite vary(const Sprite& glyph, Draws& draws) const {
+  Image vary(const Image& glyph, Draws& draws) const {
     const bool mirrored = draws.chance(0.5);
     const double longer_side = options_.size * draws.uniform(0.30, 0.56) * 1.05;
     const double scale = longer_side / std::max(glyph.width, glyph.height);
-    const Sprite turned = rotate(mirrored ? flip(glyph) : glyph, draws.uniform(-25, 25));
+    const Image turned = rotate(mirrored ? mirror(glyph) : glyph, draws.uniform(-25, 25));
     const auto scaled = [&](int extent) { return std::max(8, int(extent * scale)); };
-    return crop(resize(turned, scaled(turned.width), scaled(turned.height)));
+    return crop_to_mask(resize_sprite(turned, scaled(turned.width), scaled(turned.height)));
   }
 
   void build_textures() {
@@ -200,7 +200,7 @@ class SceneRenderer {
   }
 
   struct Place {
-    const Sprite* sprite;
+    const Image* sprite;
     int left, top;
   };
 
@@ -209,7 +209,7 @@ class SceneRenderer {
     const int size = options_.size, variants = sprite_variants();
     for (int attempt = 0; attempt < placement_tries; ++attempt) {
       const int variant = draws.below(variants);
-      const Sprite& sprite = sprites_[size_t((object - set_.backgrounds) * variants + variant)];
+      const Image& sprite = sprites_[size_t((object - set_.backgrounds) * variants + variant)];
       if (sprite.width >= size || sprite.height >= size) continue;
       const Place place{&sprite, draws.below(size - sprite.width), draws.below(size - sprite.height)};
       int64_t area = 0, shared = 0;
@@ -225,13 +225,13 @@ class SceneRenderer {
   }
 
   /// A pixel belongs to an object when the sprite covers more than half of it.
-  static bool in_mask(const Sprite& sprite, int x, int y) { return sprite.at(x, y)[3] >= 128; }
+  static bool in_mask(const Image& sprite, int x, int y) { return sprite.at(x, y)[3] >= 128; }
 
   void paint_object(std::vector<int>& canvas, const Place& place, Draws& draws) const {
     const double brightness = draws.uniform(0.78, 1.15);
     std::array<int, 3> gain{};
     for (int& g : gain) g = fixed(brightness * draws.uniform(0.93, 1.07));
-    const Sprite& sprite = *place.sprite;
+    const Image& sprite = *place.sprite;
     for (int y = 0; y < sprite.height; ++y)
       for (int x = 0; x < sprite.width; ++x) {
         const uint8_t* from = sprite.at(x, y);
@@ -272,7 +272,7 @@ class SceneRenderer {
   Split split_;
   SceneOptions options_;
   std::string font_edition_;
-  std::vector<Sprite> sprites_;                 // [object][variant]
+  std::vector<Image> sprites_;                  // [object][variant]
   std::vector<std::vector<uint8_t>> textures_;  // [background][variant], RGB
 };
 

@@ -1,5 +1,6 @@
-// Small pictures with a soft mask: flip, rotate, shrink, crop, recolour. All pixel arithmetic is in integers (angles
-// and filter weights are rounded to fixed point first), so a sprite is the same on every machine and compiler.
+// Sprites: pictures with a soft mask, as Images of four channels: red, green and blue, each multiplied by alpha, and
+// alpha. Mirror, rotate, resize, crop. All pixel arithmetic is in integers (angles and filter weights are rounded to
+// fixed point first), so a sprite is the same on every machine and compiler.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -8,23 +9,13 @@
 #include <vector>
 
 #include <tessera/core/error.hpp>
+#include <tessera/data/pixels.hpp>
+#include <tessera/data/resize.hpp>
 
 namespace tessera::data {
 
-/// Red, green, blue, each multiplied by alpha, and alpha; 8 bits a channel, rows from the top.
-struct Sprite {
-  int width = 0, height = 0;
-  std::vector<uint8_t> pixels;
-
-  Sprite() = default;
-  Sprite(int w, int h) : width(w), height(h), pixels(size_t(w) * size_t(h) * 4) {}
-
-  uint8_t* at(int x, int y) { return pixels.data() + (size_t(y) * size_t(width) + size_t(x)) * 4; }
-  const uint8_t* at(int x, int y) const { return pixels.data() + (size_t(y) * size_t(width) + size_t(x)) * 4; }
-};
-
 /// The smallest part that holds every pixel with alpha > 0. Throws ValueError for an empty sprite.
-inline Sprite crop(const Sprite& from) {
+inline Image crop_to_mask(const Image& from) {
   int left = from.width, right = -1, top = from.height, bottom = -1;
   for (int y = 0; y < from.height; ++y)
     for (int x = 0; x < from.width; ++x)
@@ -34,14 +25,12 @@ inline Sprite crop(const Sprite& from) {
         top = std::min(top, y);
         bottom = y;
       }
-  require(right >= 0, "crop: the sprite of ", from.width, " x ", from.height, " pixels is wholly transparent");
-  Sprite to(right - left + 1, bottom - top + 1);
-  for (int y = 0; y < to.height; ++y) std::copy_n(from.at(left, top + y), to.width * 4, to.at(0, y));
-  return to;
+  require(right >= 0, "crop_to_mask: the sprite of ", from.width, " x ", from.height, " pixels is wholly transparent");
+  return crop(from, {left, top, right + 1, bottom + 1});
 }
 
-inline Sprite flip(const Sprite& from) {
-  Sprite to(from.width, from.height);
+inline Image mirror(const Image& from) {
+  Image to(from.width, from.height, 4);
   for (int y = 0; y < from.height; ++y)
     for (int x = 0; x < from.width; ++x) std::copy_n(from.at(x, y), 4, to.at(from.width - 1 - x, y));
   return to;
@@ -78,17 +67,17 @@ inline void store_pixel(uint8_t* to, const int* sum, int shift) {
 }  // namespace detail
 
 /// Rotates by `degrees` counter-clockwise with bicubic interpolation; the result is as large as the turned box.
-inline Sprite rotate(const Sprite& from, double degrees) {
+inline Image rotate(const Image& from, double degrees) {
   const double radians = degrees * (3.14159265358979323846 / 180);
   const int64_t cosine = std::llround(std::cos(radians) * 65536), sine = std::llround(std::sin(radians) * 65536);
   const auto extent = [&](int64_t along, int64_t across) {
     return int((std::abs(cosine) * along + std::abs(sine) * across + 65535) >> 16);
   };
-  Sprite to(extent(from.width, from.height), extent(from.height, from.width));
+  Image to(extent(from.width, from.height), extent(from.height, from.width), 4);
 
   // A border of 3 transparent pixels lets the 4 x 4 window run over the edge unchecked.
   constexpr int border = 3;
-  Sprite padded(from.width + 2 * border, from.height + 2 * border);
+  Image padded(from.width + 2 * border, from.height + 2 * border, 4);
   for (int y = 0; y < from.height; ++y) std::copy_n(from.at(0, y), from.width * 4, padded.at(border, y + border));
 
   const auto& weights = detail::cubic_weights();
@@ -115,72 +104,11 @@ inline Sprite rotate(const Sprite& from, double degrees) {
   return to;
 }
 
-namespace detail {
-/// The taps of one output pixel: source pixels first, first + 1, …
-struct Taps {
-  int first;
-  std::vector<int> weights;  // in 1/2^20, their sum exactly 2^20
-};
-
-/// Lanczos' filter of radius 3, widened by the factor of reduction.
-inline std::vector<Taps> lanczos_taps(int from, int to) {
-  const double scale = double(from) / to, width = std::max(scale, 1.0), support = 3 * width;
-  const auto sinc = [](double x) {
-    x *= 3.14159265358979323846;
-    return x == 0 ? 1.0 : std::sin(x) / x;
-  };
-  std::vector<Taps> all;
-  for (int i = 0; i < to; ++i) {
-    const double centre = (i + 0.5) * scale;
-    const int first = std::max(0, int(centre - support + 0.5)), last = std::min(from, int(centre + support + 0.5));
-    std::vector<double> exact;
-    double total = 0;
-    for (int j = first; j < last; ++j) {
-      const double x = (j + 0.5 - centre) / width;
-      exact.push_back(std::abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0.0);
-      total += exact.back();
-    }
-    Taps taps{first, {}};
-    int sum = 0;
-    for (double w : exact) {
-      taps.weights.push_back(int(std::lround(w / total * (1 << 20))));
-      sum += taps.weights.back();
-    }
-    *std::max_element(taps.weights.begin(), taps.weights.end()) += (1 << 20) - sum;
-    all.push_back(std::move(taps));
-  }
-  return all;
-}
-}  // namespace detail
-
-/// Resizes to width x height by Lanczos' filter, rows first.
-inline Sprite resize(const Sprite& from, int width, int height) {
-  require(width > 0 && height > 0 && from.width > 0 && from.height > 0, "resize: sprite of ", from.width, " x ",
-          from.height, " to ", width, " x ", height, " pixels; every extent must be positive");
-  const auto columns = detail::lanczos_taps(from.width, width), rows = detail::lanczos_taps(from.height, height);
-  Sprite narrow(width, from.height), to(width, height);
-  for (int y = 0; y < from.height; ++y)
-    for (int x = 0; x < width; ++x) {
-      const auto& taps = columns[size_t(x)];
-      const uint8_t* source = from.at(taps.first, y);
-      int sum[4] = {};
-      for (int weight : taps.weights) {
-        for (int c = 0; c < 4; ++c) sum[c] += weight * source[c];
-        source += 4;
-      }
-      detail::store_pixel(narrow.at(x, y), sum, 20);
-    }
-  for (int y = 0; y < height; ++y) {
-    const auto& taps = rows[size_t(y)];
-    for (int x = 0; x < width; ++x) {
-      int sum[4] = {};
-      for (size_t j = 0; j < taps.weights.size(); ++j) {
-        const uint8_t* source = narrow.at(x, taps.first + int(j));
-        for (int c = 0; c < 4; ++c) sum[c] += taps.weights[j] * source[c];
-      }
-      detail::store_pixel(to.at(x, y), sum, 20);
-    }
-  }
+/// Resizes to width x height by Lanczos' filter.
+inline Image resize_sprite(const Image& from, int width, int height) {
+  Image to = resize(from, width, height, Filter::lanczos);
+  for (size_t i = 0; i < to.pixels.size(); i += 4)  // the filter overshoots; a premultiplied colour may not pass alpha
+    for (size_t c = 0; c < 3; ++c) to.pixels[i + c] = std::min(to.pixels[i + c], to.pixels[i + 3]);
   return to;
 }
 
