@@ -23,6 +23,7 @@ namespace tessera {
 template <class T, int Rank, class Device = Cpu>
 struct TensorView {
   using value_type = std::remove_const_t<T>;
+  using device_type = Device;
   static constexpr int rank = Rank;
 
   T* data = nullptr;

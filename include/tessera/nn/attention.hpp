@@ -1,0 +1,46 @@
+// Multi-head self-attention with one packed projection, as in PyTorch's MultiheadAttention: the rows of in_proj_weight
+// are those of query, key and value, one after the other.
+#pragma once
+#include <tessera/autograd/attention.hpp>
+#include <tessera/autograd/slice.hpp>
+#include <tessera/nn/layers.hpp>
+
+namespace tessera::nn {
+
+template <class T, class Device = Cpu>
+struct MultiheadAttention {
+  Parameter<T, 2, Device> in_proj_weight;                // [3 C, C]
+  Parameter<accumulate_t<T>, 1, Device> in_proj_bias;    // [3 C]
+  Linear<T, Device> out_proj;
+  int64_t heads = 1;
+
+  void members(auto&& visit) {
+    visit("in_proj_weight", in_proj_weight);
+    visit("in_proj_bias", in_proj_bias);
+    visit("out_proj", out_proj);
+  }
+  /// x [B, N, C]; a causal token sees itself and the tokens before it.
+  Variable<T, 3, Device> operator()(Tape<Device>& tape, const Variable<T, 3, Device>& x, bool causal = false) const {
+    const auto qkv = linear(tape, x, in_proj_weight, in_proj_bias);
+    return out_proj(tape, self_attention(tape, qkv, heads, {.causal = causal}));
+  }
+  /// out_proj(value projection of x): attention in which every token attends to itself alone (MaskCLIP).
+  Variable<T, 3, Device> value_path(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
+    return out_proj(tape, project(tape, x, 2));
+  }
+  /// out_proj(key projection of x): the keys as MaskCLIP's key smoothing uses them.
+  Variable<T, 3, Device> key_path(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
+    return out_proj(tape, project(tape, x, 1));
+  }
+
+ private:
+  // Projection `part` (0 query, 1 key, 2 value) alone.
+  Variable<T, 3, Device> project(Tape<Device>& tape, const Variable<T, 3, Device>& x, int64_t part) const {
+    const int64_t channels = in_proj_weight.shape()[1];
+    const auto weight = slice(tape, in_proj_weight, 0, part * channels, (part + 1) * channels);
+    const auto bias = slice(tape, in_proj_bias, 0, part * channels, (part + 1) * channels);
+    return linear(tape, x, weight, bias);
+  }
+};
+
+}  // namespace tessera::nn

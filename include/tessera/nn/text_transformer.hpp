@@ -1,0 +1,99 @@
+// The text tower of CLIP: token and position embeddings, causal blocks, ln_final, projection of the end-of-text token.
+// Parameter names are those of OpenAI's CLIP (which keeps them at the top level of the checkpoint).
+#pragma once
+#include <tessera/nn/transformer.hpp>
+
+namespace tessera::nn {
+
+struct TextConfig {
+  int64_t vocabulary_size = 49408, context_length = 77;
+  TransformerConfig transformer = {.width = 512, .layers = 12, .heads = 8};
+  int64_t embed_dim = 512;
+  /// The pooled token: the first of this id in a row; -1: the first of the row's largest id (OpenAI's rule, where
+  /// end-of-text is the largest).
+  int64_t end_of_text = -1;
+};
+
+/// Where each row of ids [N, L] ends: the position of its end-of-text token.
+template <class Device>
+Tensor<int32_t, 1, Device> end_positions(Context<Device>& ctx, const Tensor<int32_t, 2, Device>& ids,
+                                         int64_t end_of_text) {
+  const std::vector<int32_t> all = to_host(view(ids));
+  std::vector<int32_t> ends(size_t(ids.shape[0]), 0);
+  for (size_t row = 0; row < ends.size(); ++row) {
+    const auto first = all.begin() + ptrdiff_t(row) * ids.shape[1], last = first + ids.shape[1];
+    const auto at = end_of_text < 0 ? std::max_element(first, last) : std::find(first, last, int32_t(end_of_text));
+    require(at != last, "text tower: row ", row, " holds no end-of-text token (id ", end_of_text, ")");
+    ends[row] = int32_t(at - first);
+  }
+  return Tensor<int32_t, 1, Device>::from_host(ctx, {ids.shape[0]}, ends);
+}
+
+template <class T, class Device = Cpu>
+struct TextTransformer {
+  TextConfig config;
+  Embedding<T, Device> token_embedding;          // [V, C]
+  Parameter<T, 2, Device> positional_embedding;  // [context length, C]
+  Transformer<T, Device> transformer;
+  LayerNorm<T, Device> ln_final;
+  Parameter<T, 2, Device> text_projection;  // [C, E]
+
+  void members(auto&& visit) {
+    visit("positional_embedding", positional_embedding);
+    visit("text_projection", text_projection);
+    visit("token_embedding", token_embedding);
+    visit("transformer", transformer);
+    visit("ln_final", ln_final);
+  }
+
+  /// Texts' embeddings [N, E] (not normalised) from ids [N, L], L <= the context length. Columns behind every row's end
+  /// of text are not computed: attention is causal, so they cannot change the result. `hidden`, for the first `L` tokens
+  /// all computed, receives the tokens before the first block and after every block.
+  Variable<T, 2, Device> operator()(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids,
+                                    std::vector<Variable<T, 3, Device>>* hidden = nullptr) const {
+    require<ShapeError>(ids.shape[1] >= 1 && ids.shape[1] <= config.context_length, "text tower: ", ids.shape[1],
+                        " tokens in a row; the context length is ", config.context_length);
+    const auto ends = end_positions(tape.ctx, ids, config.end_of_text);
+    const Tensor<int32_t, 2, Device> used = hidden ? ids : up_to(tape.ctx, ids, ends);
+    const auto positions = slice(tape, positional_embedding, 0, 0, used.shape[1]);
+    auto x = add(tape, token_embedding(tape, used), positions);
+    if (hidden) hidden->push_back(x);
+    x = transformer(tape, x, true, -1, hidden);
+    const auto pooled = gather_tokens(tape, x, ends);
+    return matmul(tape, ln_final(tape, pooled), text_projection);
+  }
+
+ private:
+  // The columns of ids up to the last row's end.
+  static Tensor<int32_t, 2, Device> up_to(Context<Device>& ctx, const Tensor<int32_t, 2, Device>& ids,
+                                          const Tensor<int32_t, 1, Device>& ends) {
+    int64_t length = 1;
+    for (int32_t end : to_host(view(ends))) length = std::max<int64_t>(length, end + 1);
+    if (length == ids.shape[1]) return ids;
+    const auto all = to_host(view(ids));
+    std::vector<int32_t> kept;
+    for (int64_t row = 0; row < ids.shape[0]; ++row)
+      kept.insert(kept.end(), all.begin() + row * ids.shape[1], all.begin() + row * ids.shape[1] + length);
+    return Tensor<int32_t, 2, Device>::from_host(ctx, {ids.shape[0], length}, kept);
+  }
+};
+
+/// A tower with random weights: CLIP's rule (token embedding 0.02, positions 0.01), or Glorot's with token embedding 0.1
+/// and positions 0.01.
+template <class T, class Device>
+TextTransformer<T, Device> make_text_transformer(Context<Device>& ctx, const TextConfig& config,
+                                                 Initialisation initialisation) {
+  const int64_t width = config.transformer.width;
+  const bool clip = initialisation == Initialisation::clip;
+  TextTransformer<T, Device> t;
+  t.config = config;
+  t.token_embedding.weight = normal<T, 2>(ctx, {config.vocabulary_size, width}, clip ? 0.02 : 0.1);
+  t.positional_embedding = normal<T, 2>(ctx, {config.context_length, width}, 0.01);
+  t.transformer = make_transformer<T>(ctx, config.transformer, initialisation);
+  t.ln_final = make_layernorm<T>(ctx, width, config.transformer.epsilon);
+  t.text_projection = clip ? normal<T, 2>(ctx, {width, config.embed_dim}, std::pow(double(width), -0.5))
+                           : xavier_uniform<T>(ctx, {width, config.embed_dim});
+  return t;
+}
+
+}  // namespace tessera::nn

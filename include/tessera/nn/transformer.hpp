@@ -1,0 +1,103 @@
+// Pre-norm transformer blocks (Vaswani et al., 2017; the order of CLIP): x += attn(ln_1 x); x += mlp(ln_2 x).
+#pragma once
+#include <tessera/autograd/elementwise.hpp>
+#include <tessera/autograd/recompute.hpp>
+#include <tessera/nn/attention.hpp>
+
+namespace tessera::nn {
+
+struct TransformerConfig {
+  int64_t width = 768, layers = 12, heads = 12;
+  int64_t mlp_width = 0;  ///< 0: four times the width
+  Activation activation = Activation::quick_gelu;
+  double epsilon = 1e-5;
+
+  int64_t hidden() const { return mlp_width ? mlp_width : 4 * width; }
+};
+
+template <class T, class Device = Cpu>
+struct ResidualAttentionBlock {
+  LayerNorm<T, Device> ln_1;
+  MultiheadAttention<T, Device> attn;
+  LayerNorm<T, Device> ln_2;
+  Mlp<T, Device> mlp;
+
+  void members(auto&& visit) {
+    visit("ln_1", ln_1);
+    visit("attn", attn);
+    visit("ln_2", ln_2);
+    visit("mlp", mlp);
+  }
+  Variable<T, 3, Device> operator()(Tape<Device>& tape, const Variable<T, 3, Device>& x, bool causal = false) const {
+    return with_mlp(tape, add(tape, x, attn(tape, ln_1(tape, x), causal)));
+  }
+  /// The block with its attention matrix replaced by the identity; residual and MLP kept.
+  Variable<T, 3, Device> with_identity_attention(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
+    return with_mlp(tape, add(tape, x, attn.value_path(tape, ln_1(tape, x))));
+  }
+  /// x + mlp(ln_2 x): the second half of the block.
+  Variable<T, 3, Device> with_mlp(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
+    return add(tape, x, mlp(tape, ln_2(tape, x)));
+  }
+};
+
+template <class T, class Device = Cpu>
+struct Transformer {
+  std::vector<ResidualAttentionBlock<T, Device>> resblocks;
+  bool recompute = false;  ///< keep only each block's input and compute its activations again in the backward pass
+
+  void members(auto&& visit) { visit("resblocks", resblocks); }
+
+  /// All blocks, or the first `count`. Each block's output is appended to `hidden` where that is given.
+  Variable<T, 3, Device> operator()(Tape<Device>& tape, Variable<T, 3, Device> x, bool causal = false,
+                                    int64_t count = -1, std::vector<Variable<T, 3, Device>>* hidden = nullptr) const {
+    const size_t blocks = count < 0 ? resblocks.size() : size_t(count);
+    for (size_t i = 0; i < blocks; ++i) {
+      const auto& block = resblocks[i];
+      if (recompute)
+        x = tessera::recompute(tape, [block, causal](Tape<Device>& t, const auto& v) { return block(t, v, causal); }, x);
+      else
+        x = block(tape, x, causal);
+      if (hidden) hidden->push_back(x);
+    }
+    return x;
+  }
+};
+
+/// How weights start: CLIP's published rule for its text tower, and Glorot's with zero biases.
+enum class Initialisation : uint8_t { clip, xavier };
+
+/// A transformer with random weights.
+template <class T, class Device>
+Transformer<T, Device> make_transformer(Context<Device>& ctx, const TransformerConfig& config,
+                                        Initialisation initialisation) {
+  using A = accumulate_t<T>;
+  const int64_t width = config.width, hidden = config.hidden();
+  require(config.heads > 0 && width % config.heads == 0, "transformer: width ", width, " is not a multiple of ",
+          config.heads, " heads");
+  const double attention_deviation = std::pow(double(width), -0.5);
+  const double residual_deviation = attention_deviation * std::pow(2.0 * double(config.layers), -0.5);
+  const double mlp_deviation = std::pow(2.0 * double(width), -0.5);
+  const auto weight = [&](int64_t out, int64_t in, double deviation) {
+    return initialisation == Initialisation::clip ? normal<T, 2>(ctx, {out, in}, deviation)
+                                                  : xavier_uniform<T>(ctx, {out, in});
+  };
+  const auto zeros = [&](int64_t n) { return constant<A, 1>(ctx, {n}, 0); };
+  Transformer<T, Device> transformer;
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    ResidualAttentionBlock<T, Device> block;
+    block.ln_1 = make_layernorm<T>(ctx, width, config.epsilon);
+    block.attn.in_proj_weight = weight(3 * width, width, attention_deviation);
+    block.attn.in_proj_bias = zeros(3 * width);
+    block.attn.out_proj = {weight(width, width, residual_deviation), zeros(width)};
+    block.attn.heads = config.heads;
+    block.ln_2 = make_layernorm<T>(ctx, width, config.epsilon);
+    block.mlp.c_fc = {weight(hidden, width, mlp_deviation), zeros(hidden)};
+    block.mlp.c_proj = {weight(width, hidden, residual_deviation), zeros(width)};
+    block.mlp.activation = config.activation;
+    transformer.resblocks.push_back(std::move(block));
+  }
+  return transformer;
+}
+
+}  // namespace tessera::nn

@@ -1,0 +1,401 @@
+// CLIP's checkpoints: a Hugging Face directory (config.json, model.safetensors), and OpenAI's or OpenCLIP's parameter
+// names in one safetensors file. Tessera's own names are OpenAI's; Hugging Face splits the packed query/key/value
+// projection in three and stores the two output projections transposed.
+#pragma once
+#include <filesystem>
+#include <optional>
+
+#include <tessera/io/checkpoint.hpp>
+#include <tessera/systems/clip.hpp>
+
+namespace tessera::systems {
+
+/// Per channel, of values in [0, 1].
+struct ImageStatistics {
+  std::array<float, 3> mean{0.48145466f, 0.4578275f, 0.40821073f};
+  std::array<float, 3> deviation{0.26862954f, 0.26130258f, 0.27577711f};
+};
+
+/// Where one parameter of ours, or a run of its rows, is stored.
+struct StoredPart {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;      ///< of its first element in our parameter
+  bool transposed = false;  ///< stored as the transpose of our matrix
+};
+/// Names the stored parts of the parameter with our name and shape.
+using ParameterNaming = std::function<std::vector<StoredPart>(const std::string&, const std::vector<int64_t>&)>;
+
+inline std::vector<StoredPart> own_names(const std::string& name, const std::vector<int64_t>& shape) {
+  return {{name, shape}};
+}
+
+namespace detail {
+
+inline bool replace(std::string& text, std::string_view from, std::string_view to) {
+  const size_t at = text.find(from);
+  if (at == std::string::npos) return false;
+  text.replace(at, from.size(), to);
+  return true;
+}
+
+/// Activations by the names of Hugging Face's configurations.
+inline Activation activation_from_name(const io::JsonView& config, const std::string& otherwise) {
+  const std::string name = config.get_or<std::string>("hidden_act", otherwise);
+  if (name == "quick_gelu") return Activation::quick_gelu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Activation::gelu_tanh;
+  if (name == "relu") return Activation::relu;
+  fail<IoError>(config.name(), ".hidden_act is \"", name, "\"; known are quick_gelu, gelu, gelu_pytorch_tanh and relu");
+}
+inline std::string activation_config_name(Activation activation) {
+  return activation == Activation::gelu_tanh ? "gelu_pytorch_tanh" : std::string(activation_name(activation));
+}
+
+inline constexpr int64_t largest_extent = int64_t(1) << 20;
+
+inline nn::TransformerConfig huggingface_tower(const io::JsonView& c, int64_t width, int64_t hidden, int64_t heads) {
+  nn::TransformerConfig t;
+  t.width = c.has("hidden_size") ? c.get<int64_t>("hidden_size", 1, largest_extent) : width;
+  t.mlp_width = c.has("intermediate_size") ? c.get<int64_t>("intermediate_size", 1, largest_extent) : hidden;
+  t.layers = c.has("num_hidden_layers") ? c.get<int64_t>("num_hidden_layers", 1, 1000) : 12;
+  t.heads = c.has("num_attention_heads") ? c.get<int64_t>("num_attention_heads", 1, 4096) : heads;
+  t.activation = activation_from_name(c, "quick_gelu");
+  t.epsilon = c.get_or<double>("layer_norm_eps", 1e-5);
+  require<IoError>(t.width % t.heads == 0, c.name(), ": hidden_size ", t.width, " is not a multiple of ", t.heads,
+                   " attention heads");
+  return t;
+}
+
+}  // namespace detail
+
+/// Hugging Face's names of CLIP's parameters.
+inline std::vector<StoredPart> huggingface_names(const std::string& name, const std::vector<int64_t>& shape) {
+  using detail::replace;
+  const auto transpose = [&](std::string stored) {
+    return std::vector<StoredPart>{{std::move(stored), {shape.at(1), shape.at(0)}, 0, true}};
+  };
+  if (name == "logit_scale") return {{name, shape}};
+  if (name == "text_projection") return transpose("text_projection.weight");
+  if (name == "visual.proj") return transpose("visual_projection.weight");
+  if (name == "token_embedding.weight") return {{"text_model.embeddings.token_embedding.weight", shape}};
+  if (name == "positional_embedding") return {{"text_model.embeddings.position_embedding.weight", shape}};
+  if (name == "visual.class_embedding") return {{"vision_model.embeddings.class_embedding", shape}};
+  if (name == "visual.positional_embedding") return {{"vision_model.embeddings.position_embedding.weight", shape}};
+  if (name == "visual.conv1.weight") return {{"vision_model.embeddings.patch_embedding.weight", shape}};
+  std::string stored = name;
+  const bool visual = stored.starts_with("visual.");
+  if (visual) stored.erase(0, 7);
+  stored = (visual ? "vision_model." : "text_model.") + stored;
+  replace(stored, "ln_pre", "pre_layrnorm");  // so spelled in the checkpoints
+  replace(stored, "ln_post", "post_layernorm");
+  replace(stored, "ln_final", "final_layer_norm");
+  replace(stored, "transformer.resblocks.", "encoder.layers.");
+  replace(stored, ".ln_1.", ".layer_norm1.");
+  replace(stored, ".ln_2.", ".layer_norm2.");
+  replace(stored, ".mlp.c_fc.", ".mlp.fc1.");
+  replace(stored, ".mlp.c_proj.", ".mlp.fc2.");
+  if (replace(stored, ".attn.in_proj_", ".self_attn.@_proj.")) {
+    std::vector<StoredPart> parts;
+    std::vector<int64_t> third = shape;
+    third.at(0) /= 3;
+    int64_t size = 1;
+    for (int64_t extent : third) size *= extent;
+    for (std::string_view which : {"q", "k", "v"}) {
+      std::string part = stored;
+      replace(part, "@", which);
+      parts.push_back({part, third, int64_t(parts.size()) * size, false});
+    }
+    return parts;
+  }
+  replace(stored, ".attn.out_proj.", ".self_attn.out_proj.");
+  return {{stored, shape}};
+}
+
+/// Fills a module's parameters from `source`, whose names are `naming`'s. Throws IoError that lists all that is
+/// missing, mis-shaped or unknown.
+template <class Module>
+void load_module(Module& module, const io::TensorSource& source, const ParameterNaming& naming,
+                 const io::LoadOptions& options = {}) {
+  std::vector<io::WantedParameter> wanted;
+  nn::for_each_parameter(module, [&]<class P>(const std::string& name, P& parameter) {
+    using T = typename P::value_type;
+    using Device = typename std::decay_t<decltype(parameter.value())>::device_type;
+    const auto& shape = parameter.shape();
+    for (StoredPart& part : naming(name, {shape.begin(), shape.end()})) {
+      const auto set = [&value = parameter.state().value, part](const AnyTensor& tensor) {
+        std::vector<T> values(size_t(tensor.size()));
+        io::convert_elements(tensor, values.data(), part.name);
+        if (part.transposed) {
+          const size_t rows = size_t(part.shape[1]), columns = size_t(part.shape[0]);
+          std::vector<T> turned(values.size());
+          for (size_t r = 0; r < rows; ++r)
+            for (size_t c = 0; c < columns; ++c) turned[r * columns + c] = values[c * rows + r];
+          values = std::move(turned);
+        }
+        Memory<Device>::from_host(value.data + part.offset, values.data(), values.size() * sizeof(T));
+      };
+      wanted.push_back({part.name, part.shape, set});
+    }
+  });
+  io::load_parameters(source, wanted, options);
+}
+
+/// A module's parameters as `naming` stores them: the inverse of load_module.
+template <class Module>
+std::vector<io::NamedTensor> stored_parameters(Module& module, const ParameterNaming& naming) {
+  std::vector<io::NamedTensor> tensors;
+  nn::for_each_parameter(module, [&]<class P>(const std::string& name, P& parameter) {
+    using T = typename P::value_type;
+    const auto values = std::make_shared<std::vector<T>>(to_host(view(parameter.value())));
+    const auto& shape = parameter.shape();
+    for (StoredPart& part : naming(name, {shape.begin(), shape.end()})) {
+      std::shared_ptr<std::vector<T>> stored = values;
+      if (part.transposed) {
+        const size_t rows = size_t(part.shape[1]), columns = size_t(part.shape[0]);
+        stored = std::make_shared<std::vector<T>>(values->size());
+        for (size_t r = 0; r < rows; ++r)
+          for (size_t c = 0; c < columns; ++c) (*stored)[c * rows + r] = (*values)[r * columns + c];
+      }
+      const std::shared_ptr<const void> storage(stored, stored->data() + part.offset);
+      tensors.push_back({part.name, AnyTensor{dtype_of<T>, part.shape, storage}});
+    }
+  });
+  return tensors;
+}
+
+// ---- configurations -------------------------------------------------------------------------------------------------
+
+/// The configuration of a Hugging Face CLIP from its config.json; what the file leaves out has transformers' defaults.
+inline ClipConfig clip_config_from_huggingface(const io::JsonView& json) {
+  using detail::largest_extent;
+  ClipConfig config;
+  const io::JsonView vision = json["vision_config"], text = json["text_config"];
+  const int64_t embed = json.has("projection_dim") ? json.get<int64_t>("projection_dim", 1, largest_extent) : 512;
+  config.vision.transformer = detail::huggingface_tower(vision, 768, 3072, 12);
+  config.vision.image_size = vision.has("image_size") ? vision.get<int64_t>("image_size", 1, 16384) : 224;
+  config.vision.patch_size = vision.has("patch_size") ? vision.get<int64_t>("patch_size", 1, 1024) : 32;
+  config.vision.channels = vision.has("num_channels") ? vision.get<int64_t>("num_channels", 1, 64) : 3;
+  config.vision.embed_dim = config.text.embed_dim = embed;
+  require<IoError>(config.vision.image_size % config.vision.patch_size == 0, vision.name(), ": image_size ",
+                   config.vision.image_size, " is not a multiple of patch_size ", config.vision.patch_size);
+  config.text.transformer = detail::huggingface_tower(text, 512, 2048, 8);
+  config.text.vocabulary_size = text.has("vocab_size") ? text.get<int64_t>("vocab_size", 1, 1 << 24) : 49408;
+  config.text.context_length =
+      text.has("max_position_embeddings") ? text.get<int64_t>("max_position_embeddings", 1, 65536) : 77;
+  // 2 is what the first conversions wrote by mistake; with it transformers pools at the largest id, as OpenAI does.
+  const int64_t end = text.get_or<int64_t>("eos_token_id", 49407);
+  config.text.end_of_text = end == 2 ? -1 : end;
+  config.initial_logit_scale = json.get_or<double>("logit_scale_init_value", config.initial_logit_scale);
+  return config;
+}
+
+/// The configuration that OpenAI's parameter names and shapes imply (heads are 64 channels wide); `activation` they do
+/// not tell.
+inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activation activation) {
+  const auto shape = [&](const std::string& name, size_t rank) -> const std::vector<int64_t>& {
+    require<IoError>(source.contains(name), source.description(), " has no parameter ", name,
+                     ": it is no CLIP with a ViT under OpenAI's names (a Hugging Face CLIP needs its config.json beside it)");
+    const auto& s = source.shape(name);
+    bool fits = s.size() == rank;
+    for (int64_t extent : s) fits = fits && extent > 0;
+    require<IoError>(fits, source.description(), ": ", name, " is ", to_string(s), "; it must have ", rank, " axes");
+    return s;
+  };
+  const auto layers = [&](const std::string& prefix) {
+    int64_t count = 0;
+    while (source.contains(sentence(prefix, "transformer.resblocks.", count, ".attn.in_proj_weight"))) ++count;
+    require<IoError>(count > 0, source.description(), " has no ", prefix, "transformer.resblocks.0.attn.in_proj_weight");
+    return count;
+  };
+  const auto tower = [&](const std::string& prefix, int64_t width) {
+    nn::TransformerConfig t;
+    t.width = width;
+    t.layers = layers(prefix);
+    t.mlp_width = shape(prefix + "transformer.resblocks.0.mlp.c_fc.weight", 2)[0];
+    t.activation = activation;
+    require<IoError>(width % 64 == 0, source.description(), ": width ", width, " of the ",
+                     prefix.empty() ? "text" : "image", " tower is not a multiple of 64, the width of CLIP's heads");
+    t.heads = width / 64;
+    return t;
+  };
+  ClipConfig config;
+  const auto& kernel = shape("visual.conv1.weight", 4);
+  const int64_t positions = shape("visual.positional_embedding", 2)[0];
+  const int64_t grid = int64_t(std::lround(std::sqrt(double(positions - 1))));
+  require<IoError>(grid * grid + 1 == positions, source.description(), ": visual.positional_embedding has ", positions,
+                   " rows, not one more than a square");
+  config.vision.transformer = tower("visual.", kernel[0]);
+  config.vision.channels = kernel[1];
+  config.vision.patch_size = kernel[3];
+  config.vision.image_size = grid * kernel[3];
+  config.vision.embed_dim = config.text.embed_dim = shape("text_projection", 2)[1];
+  config.text.transformer = tower("", shape("ln_final.weight", 1)[0]);
+  config.text.context_length = shape("positional_embedding", 2)[0];
+  config.text.vocabulary_size = shape("token_embedding.weight", 2)[0];
+  return config;
+}
+
+/// OpenCLIP's open_clip_config.json corrects what shapes do not tell: activation and heads.
+inline void apply_open_clip_config(ClipConfig& config, const io::JsonView& json) {
+  const io::JsonView model = json["model_cfg"];
+  const Activation activation = model.get_or<bool>("quick_gelu", false) ? Activation::quick_gelu : Activation::gelu;
+  config.vision.transformer.activation = config.text.transformer.activation = activation;
+  if (model.has("vision_cfg")) {
+    const int64_t head_width = model["vision_cfg"].get_or<int64_t>("head_width", 64);
+    require<IoError>(head_width > 0 && config.vision.transformer.width % head_width == 0, model.name(),
+                     ": vision_cfg.head_width ", head_width, " does not divide the width ",
+                     config.vision.transformer.width);
+    config.vision.transformer.heads = config.vision.transformer.width / head_width;
+  }
+  if (model.has("text_cfg") && model["text_cfg"].has("heads")) {
+    config.text.transformer.heads = model["text_cfg"].get<int64_t>("heads", 1, 4096);
+    require<IoError>(config.text.transformer.width % config.text.transformer.heads == 0, model.name(),
+                     ": text_cfg.heads ", config.text.transformer.heads, " does not divide the width ",
+                     config.text.transformer.width);
+  }
+}
+
+// ---- loading and saving ---------------------------------------------------------------------------------------------
+
+template <class T, class Device = Cpu>
+struct LoadedClip {
+  Clip<T, Device> model;
+  ImageStatistics statistics;
+};
+
+namespace detail {
+
+inline ImageStatistics read_statistics(const io::JsonView& json, const char* mean, const char* deviation) {
+  ImageStatistics statistics;
+  for (size_t c = 0; c < 3; ++c) {
+    if (json.has(mean)) statistics.mean[c] = json[mean][c].as<float>();
+    if (json.has(deviation)) statistics.deviation[c] = json[deviation][c].as<float>();
+    require<IoError>(statistics.deviation[c] > 0, json.name(), ": ", deviation, " must be positive");
+  }
+  return statistics;
+}
+
+/// Buffers and dropped entries that published files carry beside the parameters.
+inline std::vector<std::string> clip_ignored_names() {
+  return {"*position_ids", "input_resolution", "context_length", "vocab_size", "*attn_mask"};
+}
+
+}  // namespace detail
+
+/// Loads a CLIP from a Hugging Face directory, from a directory with OpenAI's or OpenCLIP's names
+/// (open_clip_config.json beside the weights), or from one safetensors file with those names. `activation` is needed
+/// where neither config.json nor open_clip_config.json tells it. Throws IoError with a sentence.
+template <class T, class Device>
+LoadedClip<T, Device> load_clip(Context<Device>& ctx, const std::filesystem::path& path,
+                                std::optional<Activation> activation = {}) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const fs::path folder = fs::is_directory(path, ignored) ? path : path.parent_path();
+  const fs::path config_path = folder / "config.json", open_clip_path = folder / "open_clip_config.json";
+  const fs::path preprocessor_path = folder / "preprocessor_config.json";
+  fs::path weights = path;
+  if (fs::is_directory(path, ignored) && !fs::exists(path / "model.safetensors", ignored) &&
+      fs::exists(path / "open_clip_model.safetensors", ignored))
+    weights = path / "open_clip_model.safetensors";
+  const io::TensorSource source = io::TensorSource::open(weights);
+  const bool huggingface = source.contains("text_model.embeddings.token_embedding.weight");
+
+  LoadedClip<T, Device> loaded;
+  ClipConfig config;
+  if (huggingface) {
+    require<IoError>(fs::exists(config_path, ignored), source.description(),
+                     " has Hugging Face's parameter names, but there is no config.json beside it");
+    const io::Json document = io::read_json(config_path);
+    const io::JsonView json(document, config_path.string());
+    const std::string type = json.get_or<std::string>("model_type", "clip");
+    require<IoError>(type == "clip", config_path.string(), ": model_type is \"", type, "\", not \"clip\"");
+    config = clip_config_from_huggingface(json);
+    if (fs::exists(preprocessor_path, ignored)) {
+      const io::Json preprocessor = io::read_json(preprocessor_path);
+      loaded.statistics =
+          detail::read_statistics(io::JsonView(preprocessor, preprocessor_path.string()), "image_mean", "image_std");
+    }
+  } else {
+    config = clip_config_from_shapes(source, activation.value_or(Activation::quick_gelu));
+    if (fs::exists(open_clip_path, ignored)) {
+      const io::Json document = io::read_json(open_clip_path);
+      const io::JsonView json(document, open_clip_path.string());
+      apply_open_clip_config(config, json);
+      if (json.has("preprocess_cfg"))
+        loaded.statistics = detail::read_statistics(json["preprocess_cfg"], "mean", "std");
+    } else {
+      require<IoError>(activation.has_value(), source.description(),
+                       " has OpenAI's parameter names, which do not tell the activation: give --activation quick_gelu "
+                       "(OpenAI's weights) or gelu (most of OpenCLIP's), or put open_clip_config.json beside the file");
+    }
+  }
+  if (activation) config.vision.transformer.activation = config.text.transformer.activation = *activation;
+  loaded.model = make_clip<T>(ctx, config);
+  load_module(loaded.model, source, huggingface ? ParameterNaming(huggingface_names) : ParameterNaming(own_names),
+              {.ignore = detail::clip_ignored_names()});
+  return loaded;
+}
+
+namespace detail {
+
+inline io::Json tower_to_json(const nn::TransformerConfig& t) {
+  return {{"hidden_size", t.width},
+          {"intermediate_size", t.hidden()},
+          {"num_hidden_layers", t.layers},
+          {"num_attention_heads", t.heads},
+          {"hidden_act", activation_config_name(t.activation)},
+          {"layer_norm_eps", t.epsilon}};
+}
+
+/// config.json in Hugging Face's form.
+inline io::Json clip_config_to_json(const ClipConfig& config, const std::string& model_type) {
+  io::Json vision = tower_to_json(config.vision.transformer), text = tower_to_json(config.text.transformer);
+  vision["image_size"] = config.vision.image_size;
+  vision["patch_size"] = config.vision.patch_size;
+  vision["num_channels"] = config.vision.channels;
+  vision["projection_dim"] = config.vision.embed_dim;
+  vision["model_type"] = model_type + "_vision_model";
+  text["vocab_size"] = config.text.vocabulary_size;
+  text["max_position_embeddings"] = config.text.context_length;
+  text["projection_dim"] = config.text.embed_dim;
+  text["eos_token_id"] = config.text.end_of_text < 0 ? 2 : config.text.end_of_text;
+  text["model_type"] = model_type + "_text_model";
+  return {{"model_type", model_type},
+          {"projection_dim", config.vision.embed_dim},
+          {"logit_scale_init_value", config.initial_logit_scale},
+          {"vision_config", vision},
+          {"text_config", text}};
+}
+
+inline io::Json preprocessor_to_json(const ImageStatistics& statistics, int64_t image_size) {
+  return {{"image_processor_type", "CLIPImageProcessor"},
+          {"do_resize", true},
+          {"size", {{"shortest_edge", image_size}}},
+          {"resample", 3},
+          {"do_center_crop", true},
+          {"crop_size", {{"height", image_size}, {"width", image_size}}},
+          {"do_normalize", true},
+          {"image_mean", statistics.mean},
+          {"image_std", statistics.deviation}};
+}
+
+}  // namespace detail
+
+/// Saves a CLIP as a Hugging Face directory that load_clip and transformers read: config.json, model.safetensors,
+/// preprocessor_config.json. The tower must have CLIP's form (class token, ln_pre, no bias in the patch embedding).
+template <class T, class Device>
+void save_clip(Clip<T, Device>& clip, const ImageStatistics& statistics, const std::filesystem::path& folder) {
+  require(clip.visual.config.class_token && clip.visual.config.pre_norm && !clip.visual.conv1.bias,
+          "save_clip: this image tower has not CLIP's form (class token, ln_pre, no patch bias)");
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  require<IoError>(!failed, folder.string(), ": cannot make the folder: ", failed.message());
+  ClipConfig config = clip.config();
+  io::write_safetensors(folder / "model.safetensors", stored_parameters(clip, huggingface_names), {{"format", "pt"}});
+  io::write_json(folder / "config.json", detail::clip_config_to_json(config, "clip"));
+  io::write_json(folder / "preprocessor_config.json",
+                 detail::preprocessor_to_json(statistics, config.vision.image_size));
+}
+
+}  // namespace tessera::systems
