@@ -37,9 +37,10 @@ struct NamedTensor {
 /// Limits of files read and written. They bound the memory that a header can ask for to less than 64 MiB.
 struct SafetensorsLimits {
   static constexpr size_t header_bytes = 100'000'000;
-  static constexpr size_t tensors = 100'000;
-  static constexpr size_t text_bytes = size_t(12) << 20;  ///< of all names and metadata together
+  static constexpr size_t tensors = 50'000;
+  static constexpr size_t text_bytes = size_t(8) << 20;  ///< of all names and metadata together
   static constexpr size_t string_bytes = size_t(8) << 20;
+  static constexpr size_t metadata_entries = 10'000;
   static constexpr size_t rank = 16;
 };
 
@@ -67,9 +68,12 @@ inline JsonLimits header_limits() {
   return limits;
 }
 
-/// A name from a file, short enough to be shown.
+/// A name from a file as errors show it: not too long, and without characters that a terminal would obey.
 inline std::string shown(std::string_view name) {
-  return name.size() <= 200 ? std::string(name) : std::string(name.substr(0, 200)) + "…";
+  std::string text(name.substr(0, 200));
+  for (char& c : text)
+    if ((unsigned char)(c) < 0x20 || c == 0x7f) c = '?';
+  return name.size() <= 200 ? text : text + "…";
 }
 
 /// Bytes of a tensor; nothing where the product leaves int64, in whichever order the extents are multiplied (an extent
@@ -122,6 +126,8 @@ class HeaderReader {
   }
   bool string(std::string& text) {
     if (place_ == Place::metadata) {
+      require<IoError>(metadata.size() < SafetensorsLimits::metadata_entries, file_, ": more than ",
+                       SafetensorsLimits::metadata_entries, " entries in __metadata__");
       count_text(text);
       require<IoError>(metadata.emplace(key_, text).second, file_, ": __metadata__ has the key ", shown(key_),
                        " twice");
@@ -385,6 +391,8 @@ inline std::string make_header(const std::vector<const NamedTensor*>& order,
   if (header.back() == ',') header.pop_back();
   header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');
+  require(metadata.size() <= SafetensorsLimits::metadata_entries, what, ": ", metadata.size(),
+          " entries of metadata; at most ", SafetensorsLimits::metadata_entries, " fit");
   require(text_bytes <= SafetensorsLimits::text_bytes, what, ": names and metadata of ", text_bytes,
           " bytes; a header with more than ", SafetensorsLimits::text_bytes, " could not be read again");
   check_json_limits(header, what, header_limits());

@@ -205,7 +205,9 @@ class TensorSource {
   /// {"weight_map": {tensor name: file name, …}, …}; the files lie beside the index.
   static TensorSource open_index(const std::filesystem::path& path) {
     TensorSource source(path.string());
-    const Json document = read_json(path);
+    JsonLimits limits;
+    limits.values = SafetensorsLimits::tensors + 1000;
+    const Json document = read_json(path, limits);
     const JsonView weight_map = JsonView(document, path.string())["weight_map"];
     require<IoError>(weight_map.is_object(), weight_map.name(), " must be an object");
     std::map<std::string, int> shards;
