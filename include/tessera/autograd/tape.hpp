@@ -37,16 +37,13 @@ class Tape {
       write(Grad{});
       return;
     }
-    Grad& grad = v.state().grad;
-    if (!grad) {
-      Grad first(ctx, v.shape());
-      write(first);
-      grad = std::move(first);
-    } else {
-      Grad more(ctx, v.shape());
-      write(more);
-      add_into(ctx, grad, more);
-    }
+    Grad contribution(ctx, v.shape());
+    write(contribution);
+    Grad& grad = v.state().grad;  // looked at after writing: an operation may take one variable as two of its inputs
+    if (!grad)
+      grad = std::move(contribution);
+    else
+      add_into(ctx, grad, contribution);
   }
 
   /// Gradients of sum(out * d_out) in all variables that require one. Frees the record as it goes.
