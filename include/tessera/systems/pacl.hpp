@@ -1,0 +1,116 @@
+// PACL's objective (Mukhoti et al., "Open vocabulary semantic segmentation with patch aligned contrastive learning",
+// CVPR 2023), trained end to end from captions: an image is compared with a text through the patches that look like
+// the text, so that patches, not pictures, learn the words. Two towers without a class token; the image tower's
+// projected patches are the paper's embedder outputs V.
+//
+// The multi-text form of the loss (several texts an image, texts that another image's caption implies left out) makes
+// the objective learn from few pictures: each caption comes with a prompt for every noun in it.
+#pragma once
+#include <filesystem>
+
+#include <tessera/autograd/contrastive.hpp>
+#include <tessera/autograd/pair_compatibility.hpp>
+#include <tessera/autograd/similarity.hpp>
+#include <tessera/systems/clip_checkpoint.hpp>
+
+namespace tessera::systems {
+
+struct PaclConfig {
+  nn::VisionConfig vision;
+  nn::TextConfig text;
+  double attention_scale = 1;  ///< on the cosines inside the softmax over patches (the paper: 1)
+  double initial_logit_scale = 2.6592600369327779;  ///< ln(1 / 0.07)
+};
+
+template <class T, class Device = Cpu>
+struct Pacl {
+  nn::VisionTransformer<T, Device> visual;
+  nn::TextTransformer<T, Device> text;
+  Parameter<accumulate_t<T>, 0, Device> logit_scale;
+  double attention_scale = 1;
+
+  void members(auto&& visit) {
+    text.members(visit);
+    visit("visual", visual);
+    visit("logit_scale", logit_scale);
+  }
+  PairCompatibilityOptions pair_options() const { return {.attention_scale = attention_scale}; }
+
+  /// V [B, P, E], not normalised, from normalised images [B, 3, H, W]; a stride below the patch size gives a denser
+  /// grid.
+  Variable<T, 3, Device> patch_embeddings(Tape<Device>& tape, const Variable<T, 4, Device>& images,
+                                          int64_t stride = 0) const {
+    return visual.dense(tape, images, nn::DenseMode::unchanged, stride);
+  }
+  /// [N, E], L2-normalised, from token ids [N, L].
+  Variable<T, 2, Device> text_embeddings(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids) const {
+    return l2_normalise(tape, text(tape, ids));
+  }
+  /// The compatibility phi [B, K] of all images with all texts (paper, equations 2 and 3).
+  auto compatibility(Tape<Device>& tape, const Variable<T, 3, Device>& patches,
+                     const Variable<T, 2, Device>& texts) const {
+    return pair_compatibility(tape, patches, texts, pair_options());
+  }
+};
+
+/// A model with random weights.
+template <class T, class Device>
+Pacl<T, Device> make_pacl(Context<Device>& ctx, const PaclConfig& config,
+                          nn::Initialisation initialisation = nn::Initialisation::xavier) {
+  require(config.vision.embed_dim == config.text.embed_dim, "pacl: the image tower's embeddings have ",
+          config.vision.embed_dim, " channels, the text tower's ", config.text.embed_dim);
+  Pacl<T, Device> pacl;
+  pacl.text = nn::make_text_transformer<T>(ctx, config.text, initialisation);
+  pacl.visual = nn::make_vision_transformer<T>(ctx, config.vision, initialisation);
+  pacl.logit_scale = nn::constant<accumulate_t<T>, 0>(ctx, {}, config.initial_logit_scale);
+  pacl.attention_scale = config.attention_scale;
+  return pacl;
+}
+
+/// Saves the model as a folder: config.json (model_type "pacl"), model.safetensors, preprocessor_config.json.
+template <class T, class Device>
+void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const std::filesystem::path& folder) {
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  require<IoError>(!failed, folder.string(), ": cannot make the folder: ", failed.message());
+  io::Json json = detail::clip_config_to_json({pacl.visual.config, pacl.text.config}, "pacl");
+  json["attention_scale"] = pacl.attention_scale;
+  json["vision_config"]["class_token"] = pacl.visual.config.class_token;
+  json["vision_config"]["pre_norm"] = pacl.visual.config.pre_norm;
+  io::write_safetensors(folder / "model.safetensors", stored_parameters(pacl, own_names), {{"format", "pt"}});
+  io::write_json(folder / "config.json", json);
+  io::write_json(folder / "preprocessor_config.json",
+                 detail::preprocessor_to_json(statistics, pacl.visual.config.image_size));
+}
+
+template <class T, class Device = Cpu>
+struct LoadedPacl {
+  Pacl<T, Device> model;
+  ImageStatistics statistics;
+};
+
+/// Loads what save_pacl wrote. Throws IoError with a sentence.
+template <class T, class Device>
+LoadedPacl<T, Device> load_pacl(Context<Device>& ctx, const std::filesystem::path& folder) {
+  const io::Json document = io::read_json(folder / "config.json");
+  const io::JsonView json(document, (folder / "config.json").string());
+  const std::string type = json.get<std::string>("model_type");
+  require<IoError>(type == "pacl", json.name(), ": model_type is \"", type, "\", not \"pacl\"");
+  const ClipConfig towers = clip_config_from_huggingface(json);
+  PaclConfig config{towers.vision, towers.text, json.get_or<double>("attention_scale", 1.0)};
+  config.vision.class_token = json["vision_config"].get_or<bool>("class_token", false);
+  config.vision.pre_norm = json["vision_config"].get_or<bool>("pre_norm", false);
+  LoadedPacl<T, Device> loaded;
+  loaded.model = make_pacl<T>(ctx, config);
+  load_module(loaded.model, io::TensorSource::open(folder), own_names);
+  const std::filesystem::path preprocessor_path = folder / "preprocessor_config.json";
+  std::error_code ignored;
+  if (std::filesystem::exists(preprocessor_path, ignored)) {
+    const io::Json preprocessor = io::read_json(preprocessor_path);
+    loaded.statistics =
+        detail::read_statistics(io::JsonView(preprocessor, preprocessor_path.string()), "image_mean", "image_std");
+  }
+  return loaded;
+}
+
+}  // namespace tessera::systems
