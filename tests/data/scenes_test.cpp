@@ -80,7 +80,7 @@ TEST_CASE("scenes: every code point is an emoji in Unicode's own list", "[data]"
   tessera_test::ran();
   const auto names = emoji_names(path);
   REQUIRE(names.size() > 1000);
-  for (const SceneSet& set : {classic_set()})
+  for (const SceneSet& set : {classic_set(), rich_set()})
     for (const SceneClass& one : set.classes)
       for (const auto* looks : {&one.looks, &one.test_looks})
         for (const Look& look : *looks) {
@@ -210,7 +210,40 @@ TEST_CASE("scenes: the 400 test scenes are the published ones", "[data]") {
                               ", installed is " + test.font_edition());
   CHECK(hash_labels(test.render(0, usual_count(Split::test))) == 0x82aca97e891d117d);
   CHECK(hash_labels(renderer(Split::dev).render(0, usual_count(Split::dev))) == 0x1bcae73276c7d21c);
+  CHECK(hash_labels(SceneRenderer(rich_set(), Split::test).render(0, 400)) == 0x49787735fb3a631d);
   CHECK(hash_pixels(test.render(0, 400)) == 0x2df5a8eb0b8cb804);
+}
+
+TEST_CASE("scenes: the rich set holds words, colours and combinations back", "[data]") {
+  const SceneSet set = rich_set();
+  REQUIRE(set.classes.size() == 88);
+  int held_out_words = 0, held_out_colours = 0;
+  std::set<std::string> different;
+  for (const SceneClass& one : set.classes) {
+    different.insert(one.name);
+    const bool coloured = one.name.find(' ') != std::string::npos;
+    (coloured ? held_out_colours : held_out_words) += one.held_out;
+    for (const Look& look : one.test_looks)
+      for (const Look& trained : one.looks) CHECK(look.code_point != trained.code_point);
+  }
+  CHECK(different.size() == 88);
+  CHECK(held_out_words == 4);
+  CHECK(held_out_colours == 8);
+  CHECK(set.prompt(87) == "a photo of a purple umbrella");
+
+  if (!have_font()) return;
+  const NounFinder finder(set.names());
+  const SceneRenderer train(set, Split::train, {.size = 48}), test(set, Split::test, {.size = 48});
+  for (const Scene& scene : train.render(0, 1000))
+    for (int word : scene.words) REQUIRE_FALSE(set.classes[size_t(word)].held_out);
+  std::set<int> seen_held_out;
+  for (const Scene& scene : test.render(0, 400)) {
+    const auto named = finder.find(scene.caption);
+    REQUIRE(std::set<int>(named.begin(), named.end()) == std::set<int>(scene.words.begin(), scene.words.end()));
+    for (int word : scene.words)
+      if (set.classes[size_t(word)].held_out) seen_held_out.insert(word);
+  }
+  CHECK(seen_held_out.size() == 12);
 }
 
 TEST_CASE("scenes: sizes out of range, absent fonts and glyphs are refused by name", "[data]") {

@@ -127,4 +127,97 @@ inline SceneSet classic_set() {
   return set;
 }
 
+/// A set in which words stand for more than one picture, so that what is learned must carry over:
+/// - most words have several glyphs, and dev and test pictures use glyphs that training never shows;
+/// - eight things come in five colours ("red car"), and of the forty combinations eight are held out of training;
+/// - four words are held out altogether.
+/// 8 backgrounds, 40 plain objects, 40 coloured ones.
+inline SceneSet rich_set() {
+  SceneSet set;
+  set.name = "rich";
+  detail::add_backgrounds(set);
+  const struct {
+    const char* name;
+    std::vector<char32_t> train, test;
+    bool held_out = false;
+  } objects[] = {
+      {"dog", {0x1F436, 0x1F415, 0x1F429}, {0x1F9AE}},
+      {"cat", {0x1F431, 0x1F408, 0x1F638, 0x1F63C}, {0x1F63A, 0x1F63D}},
+      {"horse", {0x1F434, 0x1F40E}, {}},
+      {"cow", {0x1F42E, 0x1F404}, {}},
+      {"pig", {0x1F437, 0x1F416}, {}},
+      {"tiger", {0x1F42F, 0x1F405}, {}},
+      {"monkey", {0x1F435, 0x1F412, 0x1F648}, {0x1F64A}},
+      {"mouse", {0x1F42D, 0x1F401}, {}},
+      {"rabbit", {0x1F430, 0x1F407}, {}},
+      {"bird", {0x1F426, 0x1F54A, 0x1F99C, 0x1F99A}, {0x1F9A9, 0x1F9A2}},
+      {"fish", {0x1F41F, 0x1F420}, {0x1F421}},
+      {"whale", {0x1F40B, 0x1F433}, {}},
+      {"dinosaur", {0x1F995, 0x1F996}, {}},
+      {"camel", {0x1F42B}, {0x1F42A}},
+      {"bug", {0x1F41B, 0x1F41E, 0x1FAB2}, {0x1FAB3}},
+      {"flower", {0x1F33B, 0x1F337, 0x1F339, 0x1F33A}, {0x1F33C, 0x1F338}},
+      {"tree", {0x1F332, 0x1F334}, {0x1F333}},
+      {"leaf", {0x1F343, 0x1F342}, {0x1F341}},
+      {"apple", {0x1F34E, 0x1F34F}, {}},
+      {"cake", {0x1F370, 0x1F382}, {0x1F9C1}},
+      {"bread", {0x1F35E, 0x1F956}, {0x1F950}},
+      {"cup", {0x2615, 0x1F375}, {0x1F964}},
+      {"train", {0x1F686, 0x1F684, 0x1F682}, {0x1F685}},
+      {"truck", {0x1F69A, 0x1F69B}, {0x1F6FB}},
+      {"bus", {0x1F68C, 0x1F68D}, {0x1F68E}},
+      {"boat", {0x26F5, 0x1F6A4, 0x1F6A2}, {0x1F6E5}},
+      {"airplane", {0x2708, 0x1F6E9}, {0x1F6EB}},
+      {"motorcycle", {0x1F3CD, 0x1F6F5}, {}},
+      {"house", {0x1F3E0, 0x1F3E1}, {0x1F3DA}},
+      {"clock", {0x23F0, 0x1F550, 0x1F554}, {0x1F557}},
+      {"phone", {0x1F4F1, 0x260E, 0x1F4DE}, {0x1F4F2}},
+      {"camera", {0x1F4F7, 0x1F4F8, 0x1F3A5}, {0x1F4F9}},
+      {"shoe", {0x1F45F, 0x1F45E, 0x1F460, 0x1F462}, {0x1F97F, 0x1F461}},
+      {"hat", {0x1F452, 0x1F3A9, 0x1F9E2}, {0x1F393}},
+      {"ball", {0x26BD, 0x1F3C0, 0x1F3D0, 0x26BE}, {0x1F3BE, 0x1F3C8}},
+      {"key", {0x1F511}, {0x1F5DD}},
+      {"bear", {0x1F43B}, {}, true},
+      {"strawberry", {0x1F353}, {}, true},
+      {"robot", {0x1F916}, {}, true},
+      {"crown", {0x1F451}, {}, true},
+  };
+  for (const auto& one : objects) {
+    SceneClass object;
+    object.name = one.name;
+    object.held_out = one.held_out;
+    for (char32_t code_point : one.train) object.looks.push_back({code_point});
+    for (char32_t code_point : one.test) object.test_looks.push_back({code_point});
+    set.classes.push_back(object);
+  }
+
+  const struct {
+    const char* name;
+    int hue;
+  } colours[] = {{"red", 0}, {"yellow", 50}, {"green", 120}, {"blue", 220}, {"purple", 285}};
+  const struct {
+    const char* name;
+    std::vector<char32_t> train, test;
+  } things[] = {
+      {"car", {0x1F697, 0x1F698}, {0x1F699}},
+      {"book", {0x1F4D5}, {}},
+      {"heart", {0x2764}, {}},
+      {"balloon", {0x1F388}, {}},
+      {"dress", {0x1F457}, {}},
+      {"scarf", {0x1F9E3}, {}},
+      {"backpack", {0x1F392}, {}},
+      {"umbrella", {0x2602}, {}},
+  };
+  for (int thing = 0; thing < int(std::size(things)); ++thing)
+    for (int colour = 0; colour < int(std::size(colours)); ++colour) {
+      SceneClass object;
+      object.name = std::string(colours[colour].name) + " " + things[thing].name;
+      object.held_out = (2 * thing + colour) % 5 == 0;  // one colour of each thing, every colour at least once
+      for (char32_t code_point : things[thing].train) object.looks.push_back({code_point, colours[colour].hue});
+      for (char32_t code_point : things[thing].test) object.test_looks.push_back({code_point, colours[colour].hue});
+      set.classes.push_back(object);
+    }
+  return set;
+}
+
 }  // namespace tessera::data
