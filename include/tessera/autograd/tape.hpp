@@ -29,7 +29,7 @@ class Tape {
   void record(Node node) { nodes_.push_back(std::move(node)); }
 
   /// Adds to v's gradient what `write` writes into the view that it is given; that view is absent where v needs no
-  /// gradient. The first contribution is written in place, later ones are added in the order of the tape.
+  /// gradient. Contributions are added in the order of the tape. Calls may nest, for one variable too (multiply(x, x)).
   template <class V, class Write>
   void contribute(const V& v, Write&& write) {
     using Grad = decltype(v.state().grad);
@@ -37,13 +37,37 @@ class Tape {
       write(Grad{});
       return;
     }
-    Grad contribution(ctx, v.shape());
-    write(contribution);
-    Grad& grad = v.state().grad;  // looked at after writing: an operation may take one variable as two of its inputs
+    Grad part(ctx, v.shape());
+    write(part);
+    Grad& grad = v.state().grad;  // looked at after write, which may have contributed to v itself
     if (!grad)
-      grad = std::move(contribution);
+      grad = std::move(part);
     else
-      add_into(ctx, grad, contribution);
+      add_into(ctx, grad, part);
+  }
+  /// Adds a finished gradient to v's: the tensor itself where it is v's first and nobody else holds it, else its
+  /// values.
+  template <class V>
+  void give(const V& v, decltype(V::State::grad) part) {
+    if (!v.requires_grad()) return;
+    auto& grad = v.state().grad;
+    if (grad) return add_into(ctx, grad, part);
+    if (part.buffer.use_count() == 1) {
+      grad = std::move(part);
+      return;
+    }
+    auto own = std::decay_t<decltype(grad)>::zeros(ctx, v.shape());
+    add_into(ctx, own, part);
+    grad = std::move(own);
+  }
+  /// Calls add(g) where v needs a gradient; g is v's gradient so far (zero where nothing has arrived), to be added to:
+  /// for operations that reach a part of v only.
+  template <class V, class Add>
+  void add_to_grad(const V& v, Add&& add) {
+    if (!v.requires_grad()) return;
+    auto& grad = v.state().grad;
+    if (!grad) grad = std::decay_t<decltype(grad)>::zeros(ctx, v.shape());
+    add(view(grad));
   }
 
   /// Gradients of sum(out * d_out) in all variables that require one. Frees the record as it goes.

@@ -1,17 +1,155 @@
 // Elementwise operations on Cpu.
 #pragma once
-#include <tessera/core/parallel.hpp>
+#include <tessera/cpu/strided.hpp>
 #include <tessera/ops/elementwise.hpp>
 
 namespace tessera {
 
 template <>
 struct Backend<op::add_into, Cpu> {
-  template <class T>
-  static void run(Context<Cpu>&, Out<T, 1, Cpu> y, In<T, 1, Cpu> x) {
-    parallel_for(y.size(), 16384, [&](int64_t begin, int64_t end) {
+  template <class T, int Rank>
+  static void run(Context<Cpu>&, TensorView<T, Rank, Cpu> y, TensorView<const T, Rank, Cpu> x) {
+    const cpu::StridedLoop<Rank, 2> loop(y.shape, {y.strides, x.strides});
+    cpu::with_stride(loop.inner_stride(0), [&](auto y_step) {
+      cpu::with_stride(loop.inner_stride(1), [&](auto x_step) {
+        loop.run([&](const auto& at, int64_t n) {
+          T* y_row = y.data + at[0];
+          const T* x_row = x.data + at[1];
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) y.data[i] = narrow<T>(widen(y.data[i]) + widen(x.data[i]));
+          for (int64_t i = 0; i < n; ++i)
+            y_row[i * y_step] = narrow<T>(widen(y_row[i * y_step]) + widen(x_row[i * x_step]));
+        });
+      });
+    });
+  }
+};
+
+template <>
+struct Backend<op::arithmetic, Cpu> {
+  template <class T, class TB, int Rank>
+  static void forward(Context<Cpu>&, TensorView<T, Rank, Cpu> y, TensorView<const T, Rank, Cpu> a,
+                      TensorView<const TB, Rank, Cpu> b, Arithmetic kind) {
+    using A = accumulate_t<T>;
+    const cpu::StridedLoop<Rank, 3> loop(y.shape, {y.strides, a.strides, b.strides});
+    const int64_t y_step = loop.inner_stride(0);
+    math::with_arithmetic(kind, [&]<Arithmetic k>(std::integral_constant<Arithmetic, k>) {
+      cpu::with_stride(loop.inner_stride(1), [&](auto a_step) {
+        cpu::with_stride(loop.inner_stride(2), [&](auto b_step) {
+          loop.run([&](const auto& at, int64_t n) {
+            T* y_row = y.data + at[0];
+            const T* a_row = a.data + at[1];
+            const TB* b_row = b.data + at[2];
+            const auto value = [&](int64_t i) {
+              return narrow<T>(math::calculate<k>(A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
+            };
+            if (y_step == 1) {
+#pragma omp simd
+              for (int64_t i = 0; i < n; ++i) y_row[i] = value(i);
+            } else {
+              for (int64_t i = 0; i < n; ++i) y_row[i * y_step] = value(i);
+            }
+          });
+        });
+      });
+    });
+  }
+
+  template <class T, class DA, class DB, class TB, int Rank>
+  static void backward(Context<Cpu>& ctx, TensorView<DA, Rank, Cpu> d_a, TensorView<DB, Rank, Cpu> d_b,
+                       TensorView<const T, Rank, Cpu> d_y, TensorView<const T, Rank, Cpu> a,
+                       TensorView<const TB, Rank, Cpu> b, Arithmetic kind) {
+    using A = accumulate_t<T>;
+    math::with_arithmetic(kind, [&]<Arithmetic k>(std::integral_constant<Arithmetic, k>) {
+      if (d_a)
+        operand_gradient<k == Arithmetic::add || k == Arithmetic::subtract>(
+            ctx, d_a, d_y, a, b, [](A d, A, A second) { return math::gradient_of_first<k>(d, second); });
+      if (d_b)
+        operand_gradient<k == Arithmetic::add>(
+            ctx, d_b, d_y, a, b, [](A d, A first, A second) { return math::gradient_of_second<k>(d, first, second); });
+    });
+  }
+
+ private:
+  /// d = f(d_y, a, b), summed over the axes on which d has extent 1 and d_y more. `identity` says that f is d_y.
+  template <bool identity, class D, class T, class TB, int Rank, class F>
+  static void operand_gradient(Context<Cpu>& ctx, TensorView<D, Rank, Cpu> d, TensorView<const T, Rank, Cpu> d_y,
+                               TensorView<const T, Rank, Cpu> a, TensorView<const TB, Rank, Cpu> b, F&& f) {
+    using A = accumulate_t<T>;
+    if (d.shape == d_y.shape) return each(d, d_y, a, b, f);
+    if (identity && d_y.is_contiguous()) return cpu::sum_onto(ctx, d.data, d.shape, d_y.data, d_y.shape);
+    Tensor<A, Rank> products(ctx, d_y.shape);
+    each(view(products), d_y, a, b, f);
+    cpu::sum_onto(ctx, d.data, d.shape, products.data, d_y.shape);
+  }
+
+  template <class D, class T, class TB, int Rank, class F>
+  static void each(TensorView<D, Rank, Cpu> d, TensorView<const T, Rank, Cpu> d_y, TensorView<const T, Rank, Cpu> a,
+                   TensorView<const TB, Rank, Cpu> b, F&& f) {
+    using A = accumulate_t<T>;
+    const cpu::StridedLoop<Rank, 4> loop(d.shape, {d.strides, d_y.strides, a.strides, b.strides});
+    const int64_t d_step = loop.inner_stride(0), d_y_step = loop.inner_stride(1);
+    cpu::with_stride(loop.inner_stride(2), [&](auto a_step) {
+      cpu::with_stride(loop.inner_stride(3), [&](auto b_step) {
+        loop.run([&](const auto& at, int64_t n) {
+          D* d_row = d.data + at[0];
+          const T *d_y_row = d_y.data + at[1], *a_row = a.data + at[2];
+          const TB* b_row = b.data + at[3];
+          const auto value = [&](int64_t i, T from) {
+            return narrow<D>(f(A(widen(from)), A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
+          };
+          if (d_step == 1 && d_y_step == 1) {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) d_row[i] = value(i, d_y_row[i]);
+          } else {
+            for (int64_t i = 0; i < n; ++i) d_row[i * d_step] = value(i, d_y_row[i * d_y_step]);
+          }
+        });
+      });
+    });
+  }
+};
+
+template <>
+struct Backend<op::scale, Cpu> {
+  template <class T, int Rank>
+  static void forward(Context<Cpu>&, TensorView<T, Rank, Cpu> y, TensorView<const T, Rank, Cpu> x, double factor) {
+    const accumulate_t<T> f = accumulate_t<T>(factor);
+    const cpu::StridedLoop<Rank, 2> loop(y.shape, {y.strides, x.strides});
+    const bool dense = loop.inner_stride(0) == 1 && loop.inner_stride(1) == 1;
+    loop.run([&](const auto& at, int64_t n) {
+      T* y_row = y.data + at[0];
+      const T* x_row = x.data + at[1];
+      if (dense) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y_row[i] = narrow<T>(f * widen(x_row[i]));
+      } else {
+        const int64_t y_step = loop.inner_stride(0), x_step = loop.inner_stride(1);
+        for (int64_t i = 0; i < n; ++i) y_row[i * y_step] = narrow<T>(f * widen(x_row[i * x_step]));
+      }
+    });
+  }
+};
+
+template <>
+struct Backend<op::unary, Cpu> {
+  template <class T>
+  static void forward(Context<Cpu>&, Out<T, 1, Cpu> y, In<T, 1, Cpu> x, Unary function) {
+    math::with_unary(function, [&]<Unary f>(std::integral_constant<Unary, f>) {
+      parallel_for(x.size(), 8192, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) y.data[i] = narrow<T>(math::apply<f>(widen(x.data[i])));
+      });
+    });
+  }
+  template <class T>
+  static void backward(Context<Cpu>&, Out<T, 1, Cpu> d_x, In<T, 1, Cpu> d_y, In<T, 1, Cpu> x, In<T, 1, Cpu> y,
+                       Unary function) {
+    math::with_unary(function, [&]<Unary f>(std::integral_constant<Unary, f>) {
+      parallel_for(x.size(), 8192, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i)
+          d_x.data[i] = narrow<T>(widen(d_y.data[i]) * math::apply_derivative<f>(widen(x.data[i]), widen(y.data[i])));
+      });
     });
   }
 };
