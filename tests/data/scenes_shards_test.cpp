@@ -242,6 +242,22 @@ TEST_CASE("scenes: as shards they are the same scenes", "[data]") {
     CHECK(stored.get(i).caption == live.get(i).caption);
     CHECK(stored.labels(i)->labels == scenes[size_t(i)].labels.labels);
   }
+
+  // Training sees the same with every label map deleted.
+  ShardWriter bare(folder / "bare");
+  for (int64_t i = 0; i < 5; ++i) {
+    auto files = scene_files(scenes[size_t(i)], renderer->set());
+    std::erase_if(files, [](const ShardFile& file) { return file.ending == "seg.png" || file.ending == "json"; });
+    bare.add(SceneSource::scene_key(i), std::move(files));
+  }
+  bare.finish();
+  const ShardSource without(folder / "bare");
+  for (int64_t i = 0; i < 5; ++i) {
+    CHECK(without.get(i).image.pixels == stored.get(i).image.pixels);
+    CHECK(without.get(i).caption == stored.get(i).caption);
+    CHECK_FALSE(without.labels(i).has_value());
+  }
+
   const auto classes = scene_classes_json(renderer->set());
   CHECK(classes["classes"].size() == 48);
   CHECK(classes["classes"][8]["name"] == "dog");

@@ -128,7 +128,7 @@ inline SceneSet classic_set() {
 }
 
 /// A set in which words stand for more than one picture, so that what is learned must carry over:
-/// - most words have several glyphs, and dev and test pictures use glyphs that training never shows;
+/// - most words have several glyphs, and for most dev and test pictures use glyphs that training never shows;
 /// - eight things come in five colours ("red car"), and of the forty combinations eight are held out of training;
 /// - four words are held out altogether.
 /// 8 backgrounds, 40 plain objects, 40 coloured ones.
