@@ -10,16 +10,16 @@
 namespace tessera {
 
 struct GradcheckOptions {
-  double step = 1e-5;         ///< of the central difference
-  double tolerance = 1e-6;    ///< |analytic - numeric| <= tolerance * max(1, largest numeric derivative of the input)
-  int64_t most_elements = 200;  ///< per input; of larger inputs this many are checked, evenly spread
-  uint64_t seed = 1;          ///< of the random cotangent
+  double step = 1e-5;           ///< of the central difference
+  double tolerance = 1e-6;      ///< |analytic - numeric| <= tolerance * max(1, largest numeric derivative of the input)
+  int64_t most_elements = 200;  ///< per input; of larger inputs this many are checked, drawn at random
+  uint64_t seed = 1;            ///< of the random cotangent
 };
 
 struct GradcheckResult {
   bool passed = true;
-  double worst = 0;      ///< largest error, in units of the tolerance's right-hand side
-  std::string message;   ///< what failed first, or empty
+  double worst = 0;     ///< largest error, in units of the tolerance's right-hand side
+  std::string message;  ///< what failed first, or empty
   explicit operator bool() const { return passed; }
 };
 
@@ -64,10 +64,12 @@ GradcheckResult gradcheck(Context<Cpu>& ctx, GradcheckOptions options, F&& f, co
     if (!input.requires_grad()) return;
     double* values = input.state().value.data;
     const auto& grad = input.grad();
-    const int64_t n = input.value().size(), stride = std::max<int64_t>(1, n / options.most_elements);
+    const int64_t n = input.value().size(), checked = std::min(n, options.most_elements);
+    const RandomStream chosen{options.seed, 1, uint32_t(argument)};
     std::vector<std::pair<int64_t, double>> numeric;
     double largest = 1;
-    for (int64_t i = 0; i < n; i += stride) {
+    for (int64_t k = 0; k < checked; ++k) {  // not every n-th: that would see one column of a matrix
+      const int64_t i = checked == n ? k : int64_t(chosen.below(uint64_t(k), uint32_t(n)));
       const double before = values[i];
       values[i] = before + options.step;
       const double above = loss();

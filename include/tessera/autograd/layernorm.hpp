@@ -16,7 +16,7 @@ Variable<T, Rank, Device> layernorm(Tape<Device>& tape, const Variable<T, Rank, 
   Variable<T, Rank, Device> y(Tensor<T, Rank, Device>(tape.ctx, x.shape()), records);
   Tensor<A, 1, Device> mean, rstd;
   if (records) {
-    const int64_t rows = x.value().size() / x.shape()[Rank - 1];
+    const int64_t rows = x.value().rows().shape[0];
     mean = {tape.ctx, {rows}};
     rstd = {tape.ctx, {rows}};
   }

@@ -16,11 +16,12 @@ TESSERA_HOST_DEVICE inline double exp(double x) { return std::exp(x); }
 TESSERA_HOST_DEVICE inline double tanh(double x) { return std::tanh(x); }
 TESSERA_HOST_DEVICE inline double erf(double x) { return std::erf(x); }
 
-/// e^x. Below -87 the result is 0, above 88.72 infinity.
+/// e^x. Where the result would be subnormal (x < -87.336) it is 0; where it would overflow (x > 88.7228), infinity.
 TESSERA_HOST_DEVICE inline float exp(float x) {
   // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts so that r is exact to float; e^r by its Taylor series
+  constexpr float lowest = -87.3365402f, highest = 88.7228317f;
   constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const float bounded = x < -87.0f ? -87.0f : (x > 88.72f ? 88.72f : x);
+  const float bounded = x < lowest ? lowest : (x > highest ? highest : x);
   const float shifted = bounded * 1.44269504088896341f + round_to_integer;
   const float n = shifted - round_to_integer;
   const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -32,21 +33,28 @@ TESSERA_HOST_DEVICE inline float exp(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  // 2^(n-1), then doubled: n may be 128
-  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(round_to_integer) + 126u) << 23;
-  const float y = (p + p) * std::bit_cast<float>(exponent);
-  return x < -87.0f ? 0.0f : (x > 88.72f ? std::bit_cast<float>(0x7f800000u) : y);
+  // 2^n as two factors: n runs from -126 to 128, further than one exponent reaches
+  const int32_t power = int32_t(std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(round_to_integer));
+  const int32_t half = power >> 1;
+  const float y =
+      p * std::bit_cast<float>(uint32_t(half + 127) << 23) * std::bit_cast<float>(uint32_t(power - half + 127) << 23);
+  return x < lowest ? 0.0f : (x > highest ? std::bit_cast<float>(0x7f800000u) : y);
 }
 
-/// Hyperbolic tangent.
+/// Hyperbolic tangent: below 0.6 an odd polynomial (least relative error), above by the exponential.
 TESSERA_HOST_DEVICE inline float tanh(float x) {
   const float s = x * x;
-  const float near_zero = x * (1.0f + s * (-1.0f / 3 + s * (2.0f / 15 + s * (-17.0f / 315 + s * (62.0f / 2835)))));
+  float p = -0.00585208042f;
+  p = p * s + 0.0207535494f;
+  p = p * s - 0.0537686795f;
+  p = p * s + 0.133316889f;
+  p = p * s - 0.333332837f;
+  const float near_zero = x + x * s * p;
   const float far = 1.0f - 2.0f / (exp(2.0f * x) + 1.0f);
-  return s < 0.04f ? near_zero : far;
+  return s < 0.36f ? near_zero : far;
 }
 
-/// Error function: an odd rational function on [-4, 4], where it has reached 1 in float.
+/// Error function: an odd rational function on [-4, 4], where it has reached 1 in float; never beyond 1.
 TESSERA_HOST_DEVICE inline float erf(float x) {
   const float b = x < -4.0f ? -4.0f : (x > 4.0f ? 4.0f : x), s = b * b;
   float p = -2.72614225801306e-10f;
@@ -61,7 +69,8 @@ TESSERA_HOST_DEVICE inline float erf(float x) {
   q = q * s - 1.68282697438203e-03f;
   q = q * s - 7.37332916720468e-03f;
   q = q * s - 1.42647390514189e-02f;
-  return b * p / q;
+  const float y = b * p / q;
+  return y < -1.0f ? -1.0f : (y > 1.0f ? 1.0f : y);
 }
 
 template <class A>
@@ -84,7 +93,7 @@ namespace math {
 
 template <Activation activation, class A>
 TESSERA_HOST_DEVICE inline A activate(A x) {
-  if constexpr (activation == Activation::relu) return x > 0 ? x : A(0);
+  if constexpr (activation == Activation::relu) return x < 0 ? A(0) : x;  // NaN passes
   if constexpr (activation == Activation::gelu) return A(0.5) * x * (A(1) + erf(x * A(0.70710678118654752440)));
   if constexpr (activation == Activation::gelu_tanh)
     return A(0.5) * x * (A(1) + tanh(A(0.79788456080286535588) * (x + A(0.044715) * x * x * x)));
@@ -95,17 +104,18 @@ TESSERA_HOST_DEVICE inline A activate(A x) {
 /// Derivative of activate<activation> at x.
 template <Activation activation, class A>
 TESSERA_HOST_DEVICE inline A activate_derivative(A x) {
-  if constexpr (activation == Activation::relu) return x > 0 ? A(1) : A(0);
+  if constexpr (activation == Activation::relu) return x <= 0 ? A(0) : A(1);
+  // Beyond +-64 the derivatives are 0 and 1 to the last bit, but x^2 times an exponential would be infinity times 0.
+  const A b = x < A(-64) ? A(-64) : (x > A(64) ? A(64) : x);
   if constexpr (activation == Activation::gelu)
-    return A(0.5) * (A(1) + erf(x * A(0.70710678118654752440))) +
-           x * exp(A(-0.5) * x * x) * A(0.39894228040143267794);
+    return A(0.5) * (A(1) + erf(b * A(0.70710678118654752440))) + b * exp(A(-0.5) * b * b) * A(0.39894228040143267794);
   if constexpr (activation == Activation::gelu_tanh) {
-    const A c = A(0.79788456080286535588), t = tanh(c * (x + A(0.044715) * x * x * x));
-    return A(0.5) * (A(1) + t) + A(0.5) * x * (A(1) - t * t) * c * (A(1) + A(3 * 0.044715) * x * x);
+    const A c = A(0.79788456080286535588), t = tanh(c * (b + A(0.044715) * b * b * b));
+    return A(0.5) * (A(1) + t) + A(0.5) * b * (A(1) - t * t) * c * (A(1) + A(3 * 0.044715) * b * b);
   }
   if constexpr (activation == Activation::quick_gelu) {
-    const A s = sigmoid(A(1.702) * x);
-    return s + A(1.702) * x * s * (A(1) - s);
+    const A s = sigmoid(A(1.702) * b);
+    return s + A(1.702) * b * s * (A(1) - s);
   }
   return A(1);
 }
@@ -114,11 +124,16 @@ TESSERA_HOST_DEVICE inline A activate_derivative(A x) {
 template <class F>
 decltype(auto) with_activation(Activation activation, F&& f) {
   switch (activation) {
-    case Activation::relu: return f(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::gelu: return f(std::integral_constant<Activation, Activation::gelu>{});
-    case Activation::gelu_tanh: return f(std::integral_constant<Activation, Activation::gelu_tanh>{});
-    case Activation::quick_gelu: return f(std::integral_constant<Activation, Activation::quick_gelu>{});
-    default: return f(std::integral_constant<Activation, Activation::none>{});
+    case Activation::relu:
+      return f(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::gelu:
+      return f(std::integral_constant<Activation, Activation::gelu>{});
+    case Activation::gelu_tanh:
+      return f(std::integral_constant<Activation, Activation::gelu_tanh>{});
+    case Activation::quick_gelu:
+      return f(std::integral_constant<Activation, Activation::quick_gelu>{});
+    default:
+      return f(std::integral_constant<Activation, Activation::none>{});
   }
 }
 

@@ -23,14 +23,22 @@ struct Memory<Cpu> {
   static constexpr size_t alignment = 64;  // one cache line, one AVX-512 register
   static void* allocate(size_t bytes) { return ::operator new(bytes, std::align_val_t(alignment)); }
   static void release(void* data) noexcept { ::operator delete(data, std::align_val_t(alignment)); }
-  static void fill(void* to, int byte, size_t bytes) { std::memset(to, byte, bytes); }
-  static void to_host(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
-  static void from_host(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+  // memset and memcpy take no null pointer, not even for 0 bytes.
+  static void fill(void* to, int byte, size_t bytes) {
+    if (bytes > 0) std::memset(to, byte, bytes);
+  }
+  static void to_host(void* to, const void* from, size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  static void from_host(void* to, const void* from, size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
 };
 
 struct PoolOptions {
-  bool cache = true;           ///< keep freed blocks for later allocations of the same size class
-  bool fill_with_nan = false;  ///< set every new buffer to 0xff bytes (NaN in all floating types): finds unwritten outputs
+  bool cache = true;  ///< keep freed blocks for later allocations of the same size class
+  bool fill_with_nan =
+      false;  ///< set every new buffer to 0xff bytes (NaN in all floating types): finds unwritten outputs
 };
 
 /// A thread-safe caching allocator with counters.
@@ -42,8 +50,10 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
   Pool& operator=(const Pool&) = delete;
   ~Pool() { trim(); }
 
-  /// At least `bytes` bytes, uninitialised; freed when the last copy of the result goes.
+  /// At least `bytes` bytes, uninitialised; freed when the last copy of the result goes. Throws Error where memory has
+  /// run out, after giving the cached blocks back.
   std::shared_ptr<void> allocate(size_t bytes) {
+    require<Error>(bytes <= size_t(-1) / 4, "Pool: ", bytes, " bytes are more than memory can hold");
     const size_t size = size_class(bytes);
     void* data = take(size);
     if (options_.fill_with_nan) Memory<Device>::fill(data, 0xff, size);
@@ -52,10 +62,7 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
   /// Gives all cached blocks back to the system.
   void trim() noexcept {
     std::lock_guard lock(mutex_);
-    for (auto& [size, blocks] : cached_)
-      for (void* block : blocks) Memory<Device>::release(block);
-    cached_.clear();
-    bytes_cached_ = 0;
+    release_cached();
   }
   size_t bytes_in_use() const { return locked(bytes_in_use_); }
   size_t bytes_cached() const { return locked(bytes_cached_); }
@@ -80,11 +87,30 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
       found->second.pop_back();
       bytes_cached_ -= size;
     } else {
-      data = Memory<Device>::allocate(size);
+      data = allocate_or_trim(size);
     }
     bytes_in_use_ += size;
     if (bytes_in_use_ > peak_bytes_) peak_bytes_ = bytes_in_use_;
     return data;
+  }
+  // With the lock held.
+  void release_cached() noexcept {
+    for (auto& [size, blocks] : cached_)
+      for (void* block : blocks) Memory<Device>::release(block);
+    cached_.clear();
+    bytes_cached_ = 0;
+  }
+  void* allocate_or_trim(size_t size) {
+    try {
+      return Memory<Device>::allocate(size);
+    } catch (const std::bad_alloc&) {
+    }
+    release_cached();
+    try {
+      return Memory<Device>::allocate(size);
+    } catch (const std::bad_alloc&) {
+      fail<Error>("Pool: out of memory: ", size, " bytes asked for while ", bytes_in_use_, " are in use");
+    }
   }
   void give(void* data, size_t size) noexcept {
     std::lock_guard lock(mutex_);

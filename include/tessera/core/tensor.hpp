@@ -36,14 +36,14 @@ struct TensorView {
   TensorView(T* values, const Shape<Rank>& extents, const Shape<Rank>& steps)
       : data(values), shape(extents), strides(steps) {}
   template <class U>
-    requires(std::is_same_v<const U, T>)
-  TensorView(const TensorView<U, Rank, Device>& other)
+  requires(std::is_same_v<const U, T>) TensorView(const TensorView<U, Rank, Device>& other)
       : data(other.data), shape(other.shape), strides(other.strides) {}
 
   /// Whether the argument is present.
   explicit operator bool() const { return data != nullptr; }
   int64_t size() const { return element_count(shape); }
   bool is_contiguous() const {
+    if (size() == 0) return true;
     int64_t step = 1;
     for (int axis = Rank - 1; axis >= 0; --axis) {
       if (shape[size_t(axis)] != 1 && strides[size_t(axis)] != step) return false;
@@ -85,7 +85,9 @@ struct TensorView {
   /// The same elements under another shape; contiguous views only.
   template <size_t NewRank>
   TensorView<T, int(NewRank), Device> reshape(const std::array<int64_t, NewRank>& extents) const {
-    require<ShapeError>(element_count(extents) == size() && is_contiguous(), "TensorView::reshape: ", to_string(shape),
+    const bool fits =
+        element_count(extents) == size() && std::ranges::all_of(extents, [](int64_t n) { return n >= 0; });
+    require<ShapeError>(fits && is_contiguous(), "TensorView::reshape: ", to_string(shape),
                         is_contiguous() ? "" : " (not contiguous)", " to ", to_string(extents));
     return {data, extents};
   }
@@ -109,11 +111,18 @@ struct Tensor : TensorView<T, Rank, Device> {
   std::shared_ptr<void> buffer;
 
   Tensor() = default;
-  /// Uninitialised.
+  /// Uninitialised. Throws ShapeError for a negative extent or a size beyond memory's addresses, and Error where memory
+  /// has run out.
   Tensor(Context<Device>& ctx, const Shape<Rank>& extents) {
-    for (int64_t extent : extents)
+    constexpr int64_t most = int64_t(1) << 47;  // bytes; also keeps the products below from overflowing
+    int64_t bytes = int64_t(sizeof(T));
+    for (int64_t extent : extents) {
       require<ShapeError>(extent >= 0, "Tensor: negative extent in ", to_string(extents));
-    buffer = ctx.pool->allocate(size_t(element_count(extents)) * sizeof(T));
+      require<ShapeError>(extent == 0 || bytes <= most / extent, "Tensor: ", to_string(extents), " elements of ",
+                          sizeof(T), " bytes are more than memory can hold");
+      bytes *= extent;
+    }
+    buffer = ctx.pool->allocate(size_t(bytes));
     static_cast<TensorView<T, Rank, Device>&>(*this) = {static_cast<T*>(buffer.get()), extents};
   }
   static Tensor zeros(Context<Device>& ctx, const Shape<Rank>& extents) {

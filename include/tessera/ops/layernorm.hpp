@@ -16,11 +16,13 @@ struct LayernormOptions {
 /// needs them. Throws ShapeError where shapes disagree or a view is not contiguous.
 template <class T, int Rank, class Device>
 void layernorm_forward(Context<Device>& ctx, TensorView<T, Rank, Device> y, Out<accumulate_t<T>, 1, Device> mean,
-                       Out<accumulate_t<T>, 1, Device> rstd, In<T, Rank, Device> x, In<accumulate_t<T>, 1, Device> weight,
-                       In<accumulate_t<T>, 1, Device> bias, LayernormOptions options = {}) {
+                       Out<accumulate_t<T>, 1, Device> rstd, In<T, Rank, Device> x,
+                       In<accumulate_t<T>, 1, Device> weight, In<accumulate_t<T>, 1, Device> bias,
+                       LayernormOptions options = {}) {
   constexpr auto name = "layernorm_forward";
   const int64_t channels = x.shape[Rank - 1], rows = channels ? x.size() / channels : 0;
   require<ShapeError>(channels > 0, name, ": x ", to_string(x.shape), " has no channels");
+  require(options.epsilon >= 0, name, ": epsilon is ", options.epsilon, " but must not be negative");
   expect_shape(name, "y", y.shape, x.shape, "", "x");
   expect_shape(name, "weight", weight.shape, {channels}, "C", "x");
   expect_shape(name, "bias", bias.shape, {channels}, "C", "x");
@@ -36,8 +38,8 @@ void layernorm_forward(Context<Device>& ctx, TensorView<T, Rank, Device> y, Out<
 template <class T, int Rank, class Device>
 void layernorm_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_x, Out<accumulate_t<T>, 1, Device> d_weight,
                         Out<accumulate_t<T>, 1, Device> d_bias, In<T, Rank, Device> d_y,
-                        In<accumulate_t<T>, 1, Device> mean, In<accumulate_t<T>, 1, Device> rstd,
-                        In<T, Rank, Device> x, In<accumulate_t<T>, 1, Device> weight) {
+                        In<accumulate_t<T>, 1, Device> mean, In<accumulate_t<T>, 1, Device> rstd, In<T, Rank, Device> x,
+                        In<accumulate_t<T>, 1, Device> weight) {
   constexpr auto name = "layernorm_backward";
   const int64_t channels = x.shape[Rank - 1], rows = channels ? x.size() / channels : 0;
   expect_shape(name, "d_y", d_y.shape, x.shape, "", "x");
@@ -56,9 +58,8 @@ void layernorm_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_x, O
 
 /// The normalised x as a new tensor.
 template <class T, int Rank, class Device>
-auto layernorm(Context<Device>& ctx, const TensorView<T, Rank, Device>& x,
-               In<accumulate_t<T>, 1, Device> weight, In<accumulate_t<T>, 1, Device> bias,
-               LayernormOptions options = {}) {
+auto layernorm(Context<Device>& ctx, const TensorView<T, Rank, Device>& x, In<accumulate_t<T>, 1, Device> weight,
+               In<accumulate_t<T>, 1, Device> bias, LayernormOptions options = {}) {
   Tensor<std::remove_const_t<T>, Rank, Device> y(ctx, x.shape);
   layernorm_forward(ctx, view(y), {}, {}, x, weight, bias, options);
   return y;
