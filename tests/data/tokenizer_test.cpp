@@ -30,6 +30,7 @@ struct TemporaryFolder {
   }
   ~TemporaryFolder() { fs::remove_all(path); }
   fs::path write(const std::string& name, const std::string& text) const {
+    fs::remove(path / name);  // truncating in place would wait for the disk
     std::ofstream(path / name, std::ios::binary) << text;
     return path / name;
   }
@@ -310,4 +311,70 @@ TEST_CASE("tokenizer: special tokens and length come from the configuration", "[
             .context_length() == 77);
   REQUIRE_ERROR(configure(R"({"bos_token": "<x>"})"), IoError, "the start token '<x>' is not in the vocabulary");
   REQUIRE_ERROR(configure(R"({"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 1})"), IoError, "need 2");
+}
+
+TEST_CASE("tokenizer: thousands of damaged files load or give an error, and nothing else", "[data]") {
+  const TemporaryFolder folder;
+  data::LearningOptions options;
+  options.context_length = 24;
+  Tokenizer::learn(captions(), 530, options).save(folder.path);
+  const auto changed = [](std::string text, uint64_t& state) {
+    const auto random = [&](uint64_t below) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      return (state >> 33) % below;
+    };
+    for (uint64_t edits = 1 + random(3); edits > 0 && !text.empty(); --edits) {
+      const size_t at = random(text.size());
+      switch (random(5)) {
+        case 0:
+          text[at] = char(random(256));
+          break;
+        case 1:
+          text.erase(at, 1 + random(40));
+          break;
+        case 2:
+          text.insert(at, text.substr(random(text.size()), random(60)));
+          break;
+        case 3:
+          text.resize(at);
+          break;
+        default:
+          text[at] = "0123456789-\"{}[],:"[random(18)];
+          break;
+      }
+    }
+    return text;
+  };
+  int loaded = 0, refused = 0;
+  const auto attempt = [&](const auto& load) {
+    try {
+      const Tokenizer tokenizer = load();
+      tokenizer.decode(tokenizer.encode("a photo of a cat, 日本 42!"));
+      ++loaded;
+    } catch (const Error& error) {
+      CHECK(std::string(error.what()).size() > 20);
+      ++refused;
+    }
+  };
+  uint64_t state = 1;
+  const std::string vocab = io::read_text(folder.path / "vocab.json"),
+                    merges = io::read_text(folder.path / "merges.txt"),
+                    whole = io::read_text(folder.path / "tokenizer.json"),
+                    config = io::read_text(folder.path / "tokenizer_config.json"),
+                    packed = gzip("heading\nc a\nca t</w>\n");
+  const TemporaryFolder bad;
+  for (int round = 0; round < 600; ++round) {
+    bad.write("vocab.json", round % 2 ? vocab : changed(vocab, state));
+    bad.write("merges.txt", round % 2 ? changed(merges, state) : merges);
+    bad.write("tokenizer_config.json", round % 3 ? config : changed(config, state));
+    attempt([&] { return Tokenizer::load(bad.path); });
+    const fs::path file = bad.write("other.json", changed(whole, state));
+    attempt([&] { return Tokenizer::load(file); });
+    const fs::path gz = bad.write("vocabulary.gz", changed(packed, state));
+    attempt([&] { return Tokenizer::load(gz); });
+    const fs::path text = bad.write("text.gz", gzip(changed("heading\nc a\nca t</w>\nd o\ndo g</w>\n", state)));
+    attempt([&] { return Tokenizer::load(text); });
+  }
+  CHECK(loaded > 50);
+  CHECK(refused > 500);
 }
