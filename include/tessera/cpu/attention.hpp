@@ -2,6 +2,7 @@
 // tiles, queries in blocks, so that scores, weights and the packed operands of their products stay in cache. Tiles,
 // blocks and groups follow from the shapes alone, and all sums run in their order.
 #pragma once
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -47,6 +48,37 @@ struct Scratch {
   A* take(int64_t count) { return std::exchange(next, next + round_up(count, vector_width<A>)); }
 };
 
+/// e^x for x <= 0 or a little above (log-sum-exp is rounded): math::exp without its upper end, in half the time.
+inline float exp_nonpositive(float x) {
+  constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23
+  const float bounded = x < -87.0f ? -87.0f : x;
+  const float shifted = bounded * 1.44269504088896341f + round_to_integer;
+  const float n = shifted - round_to_integer;
+  const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.0f / 5040.0f;
+  p = p * r + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(round_to_integer) + 127u) << 23;
+  const float y = p * std::bit_cast<float>(exponent);
+  return x < -87.0f ? 0.0f : y;
+}
+inline double exp_nonpositive(double x) { return std::exp(x); }
+
+/// All lanes combined, halves first: the order is fixed. Overwrites the lanes.
+template <size_t lanes, class A, class Combine>
+A fold_lanes(A (&values)[lanes], Combine combine) {
+  static_assert(std::has_single_bit(lanes));
+  for (size_t half = lanes / 2; half > 0; half /= 2)
+#pragma omp simd
+    for (size_t lane = 0; lane < half; ++lane) values[lane] = combine(values[lane], values[lane + half]);
+  return values[0];
+}
+
 /// Work items per chunk so that a chunk is about a million multiplications.
 inline int64_t attention_grain(int64_t multiplications) {
   return std::max<int64_t>(1, 1'000'000 / std::max<int64_t>(1, multiplications));
@@ -55,7 +87,7 @@ inline int64_t attention_grain(int64_t multiplications) {
 template <class T>
 struct AttentionForward {
   using A = accumulate_t<T>;
-  static constexpr int64_t block = attention_query_block;
+  static constexpr int64_t block = attention_query_block, lanes = tile_columns<A>;
 
   TensorView<T, 4> out;
   TensorView<A, 3> log_sum_exp;
@@ -131,23 +163,30 @@ struct AttentionForward {
   // Turns the first `seen_by_row` scores of a row into exp(score - maximum) and the others up to `seen` into 0; updates
   // the row's maximum and sum. Returns the factor by which the row's earlier results shrink.
   static A softmax_row(A* scores, int64_t seen_by_row, int64_t seen, A& maximum, A& sum) {
-    A largest = maximum;
-#pragma omp simd reduction(max : largest)
-    for (int64_t j = 0; j < seen_by_row; ++j) largest = scores[j] > largest ? scores[j] : largest;
-    A tile_sum = 0;
-#pragma omp simd reduction(+ : tile_sum)
-    for (int64_t j = 0; j < seen_by_row; ++j) {
-      scores[j] = math::exp(scores[j] - largest);
-      tile_sum += scores[j];
-    }
-    for (int64_t j = std::max<int64_t>(0, seen_by_row); j < seen; ++j) scores[j] = 0;
-    if (seen_by_row <= 0 || largest == maximum) {
-      sum += tile_sum;
-      return A(1);
-    }
-    const A kept = math::exp(maximum - largest);
-    sum = sum * kept + tile_sum;
-    maximum = largest;
+    constexpr A minus_infinity = -std::numeric_limits<A>::infinity();
+    const int64_t padded = round_up(std::max<int64_t>(0, seen_by_row), lanes);
+    std::fill(scores + std::max<int64_t>(0, seen_by_row), scores + padded, minus_infinity);
+    std::fill(scores + padded, scores + std::max(padded, seen), A(0));
+    A largest[lanes], partial[lanes];
+    std::fill_n(largest, lanes, minus_infinity);
+    std::fill_n(partial, lanes, A(0));
+    for (int64_t j = 0; j < padded; j += lanes)
+#pragma omp simd
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        largest[lane] = largest[lane] < scores[j + lane] ? scores[j + lane] : largest[lane];
+    const A new_maximum = fold_lanes(largest, [](A a, A b) { return a < b ? b : a; }), old_maximum = maximum;
+    const bool grown = old_maximum < new_maximum;
+    if (grown) maximum = new_maximum;
+    const A subtracted = maximum;
+    for (int64_t j = 0; j < padded; j += lanes)
+#pragma omp simd
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const A weight = exp_nonpositive(scores[j + lane] - subtracted);
+        scores[j + lane] = weight;
+        partial[lane] += weight;
+      }
+    const A kept = grown ? exp_nonpositive(old_maximum - new_maximum) : A(1);
+    sum = sum * kept + fold_lanes(partial, [](A a, A b) { return a + b; });
     return kept;
   }
 
@@ -170,7 +209,7 @@ struct AttentionForward {
 template <class T>
 struct AttentionBackward {
   using A = accumulate_t<T>;
-  static constexpr int64_t block = attention_query_block;
+  static constexpr int64_t block = attention_query_block, lanes = tile_columns<A>;
 
   TensorView<T, 4> d_query, d_key, d_value;
   TensorView<const T, 4> d_out;
@@ -280,14 +319,19 @@ struct AttentionBackward {
     return sum;
   }
 
-  // Scores become weights, and gradients of weights gradients of scores; those of unseen keys up to `padded` become 0.
-  static void backward_row(A* weights, A* d_scores, int64_t seen_by_row, int64_t padded, A log_sum_exp, A dot) {
+  // Scores become weights, and gradients of weights gradients of scores; those of unseen keys up to `last` become 0.
+  static void backward_row(A* weights, A* d_scores, int64_t seen_by_row, int64_t last, A log_sum_exp, A dot) {
+    const int64_t first = std::max<int64_t>(0, seen_by_row), padded = round_up(first, lanes);
+    std::fill(weights + first, weights + padded, -std::numeric_limits<A>::infinity());
+    std::fill(d_scores + first, d_scores + padded, A(0));
+    for (int64_t j = 0; j < padded; j += lanes)
 #pragma omp simd
-    for (int64_t j = 0; j < seen_by_row; ++j) {
-      weights[j] = math::exp(weights[j] - log_sum_exp);
-      d_scores[j] = weights[j] * (d_scores[j] - dot);
-    }
-    for (int64_t j = std::max<int64_t>(0, seen_by_row); j < padded; ++j) weights[j] = d_scores[j] = 0;
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const A weight = exp_nonpositive(weights[j + lane] - log_sum_exp);
+        weights[j + lane] = weight;
+        d_scores[j + lane] = weight * (d_scores[j + lane] - dot);
+      }
+    for (int64_t j = padded; j < last; ++j) weights[j] = d_scores[j] = 0;
   }
 
   void write(const HeadRows<T>& to, int64_t first, int64_t rows, const A* from, A factor) const {
