@@ -8,9 +8,9 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -162,10 +162,11 @@ struct Segment {
 inline std::vector<Segment> letter_segments(const char* at) {
   std::vector<Segment> segments;
   Point pen{0, 0};
-  const auto number = [&] {
-    char* end = nullptr;
-    const double value = std::strtod(at, &end);
-    at = end;
+  const char* const end_of_strokes = at + std::string_view(at).size();
+  const auto number = [&] {  // not strtod, which follows the program's locale
+    while (*at == ' ') ++at;
+    double value = 0;
+    at = std::from_chars(at, end_of_strokes, value).ptr;
     return value;
   };
   const auto line_to = [&](Point p) {
