@@ -189,9 +189,10 @@ struct Backend<op::upsample_argmax, Cpu> {
 #pragma omp simd
       for (int64_t x = 0; x < lanes; ++x) {
         const A value = top[x] + fraction * slope[x], old = best[x];
+        const int32_t old_label = label[x];
         const bool better = !(value <= old) & (old == old);
         best[x] = better ? value : old;
-        label[x] = better ? candidate : label[x];
+        label[x] = better ? candidate : old_label;
       }
     }
 
