@@ -207,7 +207,7 @@ TEST_CASE("tokenizer: bytes that are not UTF-8 count as U+FFFD", "[data]") {
 TEST_CASE("tokenizer: a word of a million letters takes n log n, not its square", "[data]") {
   const Tokenizer tokenizer = Tokenizer::load(golden);
   std::string word;
-  for (int i = 0; i < 1'000'000; ++i) word += "etaoin"[(i * i + i / 7) % 6];
+  for (int64_t i = 0; i < 1'000'000; ++i) word += "etaoin"[(i * i + i / 7) % 6];
   const std::vector<int32_t> ids = tokenizer.encode(word);
   CHECK(tokenizer.decode(ids) == word);
   CHECK(ids.size() < word.size());
