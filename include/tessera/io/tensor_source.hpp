@@ -107,7 +107,7 @@ Tensor<T, Rank, Device> to_tensor(Context<Device>& ctx, const AnyTensor& tensor,
   require<ShapeError>(tensor.shape.size() == size_t(Rank), what, ": shape ", to_string(tensor.shape), " has rank ",
                       tensor.shape.size(), ", not ", Rank);
   Shape<Rank> shape{};
-  std::copy(tensor.shape.begin(), tensor.shape.end(), shape.begin());
+  for (size_t axis = 0; axis < shape.size(); ++axis) shape[axis] = tensor.shape[axis];
   Tensor<T, Rank, Device> result(ctx, shape);
   if constexpr (std::is_same_v<Device, Cpu>) {
     convert_elements(tensor, result.data, what);

@@ -1,0 +1,211 @@
+// The parameters that an optimiser works on: variables of any element type and rank behind one type, by name.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <tessera/autograd/variable.hpp>
+#include <tessera/core/parallel.hpp>
+
+namespace tessera::optim {
+
+/// A named variable on Cpu whose type is known at run time. Copies share the variable.
+class ParameterHandle {
+ public:
+  template <class T, int Rank, class G>
+  ParameterHandle(std::string name, const Variable<T, Rank, Cpu, G>& variable)
+      : name_(std::move(name)), access_(std::make_shared<VariableAccess<Variable<T, Rank, Cpu, G>>>(variable)) {
+    static_assert(std::is_floating_point_v<T> || std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>);
+    static_assert(std::is_same_v<G, T> || std::is_same_v<G, accumulate_t<T>>);
+    require(bool(variable), "ParameterHandle: ", name_, " is an empty handle: initialise or load the module first");
+  }
+
+  const std::string& name() const { return name_; }
+  Dtype dtype() const { return access_->dtype; }
+  Dtype gradient_dtype() const { return access_->gradient_dtype; }
+  std::vector<int64_t> shape() const { return access_->shape(); }
+  int rank() const { return access_->rank; }
+  int64_t size() const {
+    int64_t n = 1;
+    for (int64_t extent : shape()) n *= extent;
+    return n;
+  }
+  /// The values, size() of dtype().
+  void* value() const { return access_->value(); }
+  /// size() of gradient_dtype(), or null where no gradient has arrived.
+  const void* gradient() const { return access_->gradient(); }
+  void clear_gradient() const { access_->clear_gradient(); }
+
+ private:
+  struct Access {
+    Dtype dtype, gradient_dtype;
+    int rank;
+    Access(Dtype values, Dtype gradients, int axes) : dtype(values), gradient_dtype(gradients), rank(axes) {}
+    virtual ~Access() = default;
+    virtual std::vector<int64_t> shape() const = 0;
+    virtual void* value() const = 0;
+    virtual const void* gradient() const = 0;
+    virtual void clear_gradient() const = 0;
+  };
+  template <class V>
+  struct VariableAccess : Access {
+    V variable;
+    explicit VariableAccess(const V& v)
+        : Access(dtype_of<typename V::value_type>,
+                 dtype_of<typename std::decay_t<decltype(V::State::grad)>::value_type>, V::rank),
+          variable(v) {}
+    std::vector<int64_t> shape() const override { return {variable.shape().begin(), variable.shape().end()}; }
+    void* value() const override { return variable.state().value.data; }
+    const void* gradient() const override { return variable.state().grad.data; }
+    void clear_gradient() const override { variable.state().grad = {}; }
+  };
+
+  std::string name_;
+  std::shared_ptr<Access> access_;
+};
+
+/// Parameters in a fixed order, each name once.
+///
+///     optim::ParameterList all;
+///     nn::for_each_parameter(model, "", [&](const std::string& name, auto& p) { all.add(name, p); });
+///     const auto [matrices, others] = all.partition([](const auto& p) { return p.rank() >= 2; });
+class ParameterList {
+ public:
+  /// Throws ValueError for a name that is there already, and for a variable that is there under another name.
+  template <class T, int Rank, class G>
+  void add(std::string name, const Variable<T, Rank, Cpu, G>& variable) {
+    add(ParameterHandle(std::move(name), variable));
+  }
+  void add(ParameterHandle parameter) {
+    require(!contains(parameter.name()), "ParameterList: there are two parameters named ", parameter.name());
+    if (parameter.size() > 0)
+      for (const ParameterHandle& known : handles_)
+        require(known.value() != parameter.value(), "ParameterList: ", parameter.name(), " is the same tensor as ",
+                known.name(), ": add a shared parameter once");
+    names_.insert(parameter.name());
+    handles_.push_back(std::move(parameter));
+  }
+
+  auto begin() const { return handles_.begin(); }
+  auto end() const { return handles_.end(); }
+  size_t size() const { return handles_.size(); }
+  const ParameterHandle& operator[](size_t index) const { return handles_[index]; }
+  bool contains(const std::string& name) const { return names_.count(name) > 0; }
+  /// Elements of all parameters together.
+  int64_t element_count() const {
+    int64_t n = 0;
+    for (const ParameterHandle& parameter : handles_) n += parameter.size();
+    return n;
+  }
+  /// Those for which predicate(handle) holds, and the others; both in this list's order.
+  template <class Predicate>
+  std::pair<ParameterList, ParameterList> partition(Predicate&& predicate) const {
+    std::pair<ParameterList, ParameterList> parts;
+    for (const ParameterHandle& parameter : handles_)
+      (predicate(parameter) ? parts.first : parts.second).add(parameter);
+    return parts;
+  }
+  void clear_gradients() const {
+    for (const ParameterHandle& parameter : handles_) parameter.clear_gradient();
+  }
+
+ private:
+  std::vector<ParameterHandle> handles_;
+  std::unordered_set<std::string> names_;
+};
+
+/// Names and tensors: what optimisers save, for a checkpoint.
+using NamedState = std::vector<std::pair<std::string, AnyTensor>>;
+
+namespace detail {
+
+/// Calls body(type) with a value of the C++ type that a parameter's dtype stands for.
+template <class Body>
+decltype(auto) visit_floating(Dtype dtype, Body&& body) {
+  switch (dtype) {
+    case Dtype::f64:
+      return body(double{});
+    case Dtype::bf16:
+      return body(bfloat16{});
+    case Dtype::f16:
+      return body(float16{});
+    default:
+      return body(float{});
+  }
+}
+
+/// A piece of one parameter: what a thread works on at a time.
+struct Block {
+  size_t parameter;
+  int64_t begin, end;
+};
+inline constexpr int64_t block_size = 16384;
+
+/// All parameters for which wanted(index) holds, cut by their sizes alone.
+template <class Wanted>
+std::vector<Block> blocks_of(const std::vector<int64_t>& sizes, Wanted&& wanted) {
+  std::vector<Block> blocks;
+  for (size_t p = 0; p < sizes.size(); ++p)
+    for (int64_t begin = 0; wanted(p) && begin < sizes[p]; begin += block_size)
+      blocks.push_back({p, begin, std::min(sizes[p], begin + block_size)});
+  return blocks;
+}
+template <class Body>
+void for_each_block(const std::vector<Block>& blocks, Body&& body) {
+  parallel_for(int64_t(blocks.size()), 1, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) body(blocks[size_t(b)]);
+  });
+}
+inline std::vector<int64_t> sizes_of(const ParameterList& parameters) {
+  std::vector<int64_t> sizes;
+  for (const ParameterHandle& parameter : parameters) sizes.push_back(parameter.size());
+  return sizes;
+}
+
+/// Numbers of an optimiser's own, float, or double beside a parameter in double.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Dtype dtype, int64_t size)
+      : dtype_(dtype),
+        size_(size),
+        data_(Memory<Cpu>::allocate(std::max<size_t>(1, bytes())), [](void* p) { Memory<Cpu>::release(p); }) {
+    Memory<Cpu>::fill(data_.get(), 0, bytes());
+  }
+  explicit operator bool() const { return data_ != nullptr; }
+  template <class A>
+  A* as() const {
+    return static_cast<A*>(data_.get());
+  }
+  size_t bytes() const { return size_t(size_) * dtype_size(dtype_); }
+  /// A copy, as a tensor of `shape`.
+  AnyTensor tensor(std::vector<int64_t> shape) const {
+    Buffer copy(dtype_, size_);
+    std::memcpy(copy.data_.get(), data_.get(), bytes());
+    return {dtype_, std::move(shape), copy.data_};
+  }
+  void read(const AnyTensor& tensor) { std::memcpy(data_.get(), tensor.storage.get(), bytes()); }
+
+ private:
+  Dtype dtype_ = Dtype::f32;
+  int64_t size_ = 0;
+  std::shared_ptr<void> data_;
+};
+
+inline Dtype accumulate_dtype(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
+/// Throws unless a saved tensor is what belongs there.
+inline void expect_state(std::string_view owner, const std::string& name, const AnyTensor& tensor, Dtype dtype,
+                         const std::vector<int64_t>& shape) {
+  require(tensor.dtype == dtype, owner, ": ", name, " is saved as ", dtype_name(tensor.dtype), " but must be ",
+          dtype_name(dtype));
+  require<ShapeError>(tensor.shape == shape, owner, ": ", name, " is saved with shape ", to_string(tensor.shape),
+                      " but must have ", to_string(shape));
+}
+
+}  // namespace detail
+}  // namespace tessera::optim
