@@ -1,0 +1,22 @@
+"""Writes tests/golden/matmul.safetensors: PyTorch's linear layers with activations, and batched products, in double.
+
+    python tests/oracle/matmul.py
+"""
+import torch
+import torch.nn.functional as F
+from recorder import Recorder
+
+r = Recorder(2)
+activations = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
+for name, activation in activations.items():
+    r.record(name, lambda x, weight, bias: activation(F.linear(x, weight, bias)),
+             x=r.randn(2, 3, 7), weight=r.randn(5, 7), bias=r.randn(5))
+r.record("batched", lambda a, b: a @ b, a=r.randn(2, 3, 4), b=r.randn(2, 4, 5))
+r.record("transposed", lambda a, b: a.mT @ b.mT, a=r.randn(2, 4, 3), b=r.randn(2, 5, 4))
+r.save("matmul")
