@@ -4,6 +4,7 @@
 #include <tessera/autograd/gradcheck.hpp>
 
 #include "support/catch.hpp"
+#include "support/oracle.hpp"
 #include "support/random.hpp"
 
 using namespace tessera;
@@ -299,4 +300,32 @@ TEST_CASE("attention: errors name the argument, the axis and the numbers", "[ops
   Variable<float, 3> x(Tensor<float, 3>(ctx, {1, 2, 25}));
   REQUIRE_ERROR(self_attention(tape, x, 4), ShapeError, "axis C of qkv [1, 2, 25] is not a multiple of 3 * 4 heads");
   REQUIRE_ERROR(attention(tape, x, x, x, 4), ShapeError, "axis C of query [1, 2, 25] is not a multiple of 4 heads");
+}
+
+TEMPLATE_TEST_CASE("attention: agrees with PyTorch's scaled_dot_product_attention", "[ops][attention]", float, double) {
+  Oracle<TestType> oracle("attention");
+  const auto lengths = oracle.template integers<int32_t, 1>("lengths");
+  const auto packed = [&](const std::string& name, int64_t heads, AttentionOptions options,
+                          const Tensor<int32_t, 1>& seen) {
+    oracle.check(
+        name, {"qkv"}, [&](auto& tape, const auto& qkv) { return self_attention(tape, qkv, heads, options, seen); },
+        oracle.template input<3>(name + ".qkv"));
+  };
+  packed("packed", 2, {}, {});
+  packed("packed_causal", 3, {.causal = true}, {});
+  packed("packed_lengths", 2, {}, lengths);
+  packed("packed_causal_lengths", 2, {.causal = true}, lengths);
+  const auto cross = [&](const std::string& name, int64_t heads, AttentionOptions options,
+                         const Tensor<int32_t, 1>& seen) {
+    oracle.check(
+        name, {"query", "key", "value"},
+        [&](auto& tape, const auto& query, const auto& key, const auto& value) {
+          return attention(tape, query, key, value, heads, options, seen);
+        },
+        oracle.template input<3>(name + ".query"), oracle.template input<3>(name + ".key"),
+        oracle.template input<3>(name + ".value"));
+  };
+  cross("cross", 2, {}, {});
+  cross("cross_scale", 1, {.scale = 1.7}, {});
+  cross("cross_lengths", 2, {}, lengths);
 }

@@ -1,9 +1,11 @@
 #include <omp.h>
 
 #include <tessera/autograd/gradcheck.hpp>
+#include <tessera/autograd/matmul.hpp>
 #include <tessera/autograd/patches.hpp>
 
 #include "support/catch.hpp"
+#include "support/oracle.hpp"
 #include "support/random.hpp"
 
 using namespace tessera;
@@ -148,4 +150,27 @@ TEST_CASE("patches: sizes that do not fit", "[ops][patches]") {
   Tensor<float, 3> patches(ctx, {1, 4, 767});
   REQUIRE_ERROR(patchify_forward(ctx, view(patches), images, {16, 16}), ShapeError,
                 "patchify_forward: axis C*k*k of patches [1, 4, 767] is 767 but must be 768");
+}
+
+TEMPLATE_TEST_CASE("patches: agree with PyTorch's unfold, and with a linear layer its convolution", "[ops][patches]",
+                   float, double) {
+  Oracle<TestType> oracle("patches");
+  const std::pair<const char*, PatchOptions> unfolded[] = {
+      {"usual", {4, 4}}, {"overlapping", {3, 2}}, {"gaps", {2, 3}}};
+  for (const auto& [name, options] : unfolded)
+    oracle.check(
+        name, {"images"},
+        [&, options = options](auto& tape, const auto& images) { return patchify(tape, images, options); },
+        oracle.template input<4>(std::string(name) + ".images"));
+  const std::pair<const char*, PatchOptions> embedded[] = {{"embedding", {4, 4}}, {"embedding_overlapping", {4, 2}}};
+  for (const auto& [name, options] : embedded) {
+    const std::string prefix = std::string(name) + ".";
+    oracle.check(
+        name, {"images", "weight", "bias"},
+        [&, options = options](auto& tape, const auto& images, const auto& weight, const auto& bias) {
+          return linear(tape, patchify(tape, images, options), weight, bias);
+        },
+        oracle.template input<4>(prefix + "images"), oracle.template input<2>(prefix + "weight"),
+        oracle.template input<1>(prefix + "bias"));
+  }
 }

@@ -4,6 +4,7 @@
 #include <tessera/autograd/tokens.hpp>
 
 #include "support/catch.hpp"
+#include "support/oracle.hpp"
 #include "support/random.hpp"
 
 using namespace tessera;
@@ -95,4 +96,21 @@ TEST_CASE("tokens: errors name the argument, the axis and the numbers", "[ops][t
                 "axis P of d_patches [2, 4, 8] is 4 but must be 5 (from d_tokens)");
   REQUIRE_ERROR(assemble_tokens_backward(ctx, TensorView<float, 3>{}, class_embedding, {}, d_tokens, false), ShapeError,
                 "there is no class token");
+}
+
+TEMPLATE_TEST_CASE("tokens: agree with PyTorch's concatenation and sum", "[ops][tokens]", float, double) {
+  Oracle<TestType> oracle("tokens");
+  oracle.check(
+      "class", {"class_embedding", "patches", "positions"},
+      [](auto& tape, const auto& class_embedding, const auto& patches, const auto& positions) {
+        return assemble_tokens(tape, class_embedding, patches, positions);
+      },
+      oracle.template input<1>("class.class_embedding"), oracle.template input<3>("class.patches"),
+      oracle.template input<2>("class.positions"));
+  oracle.check(
+      "patches_only", {"patches", "positions"},
+      [](auto& tape, const auto& patches, const auto& positions) {
+        return assemble_tokens(tape, {}, patches, positions);
+      },
+      oracle.template input<3>("patches_only.patches"), oracle.template input<2>("patches_only.positions"));
 }
