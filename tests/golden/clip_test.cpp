@@ -1,6 +1,8 @@
 // CLIP and MaskCLIP's value path against transformers: hidden states, embeddings, loss, every parameter's gradient.
 #include <tessera/systems/maskclip.hpp>
 
+#include <unistd.h>
+
 #include <map>
 
 #include "support/catch.hpp"
@@ -24,6 +26,14 @@ void check_close(const std::string& name, const std::vector<float>& ours, const 
   INFO(name << ": largest difference " << worst << ", largest magnitude " << magnitude);
   CHECK(worst <= 1e-4 * magnitude + floor);
 }
+
+// A module of one parameter.
+template <class P>
+struct Alone {
+  std::string name;
+  P parameter;
+  void members(auto&& visit) { visit(name, parameter); }
+};
 
 }  // namespace
 
@@ -63,11 +73,7 @@ TEST_CASE("golden clip: forward, loss, gradients and the value path agree with t
     nn::for_each_parameter(clip, [&]<class P>(const std::string& name, P& parameter) {
       REQUIRE(parameter.grad());
       // the gradient under the stored names: as if it were the parameter
-      struct One {
-        std::string name;
-        P gradient;
-        void members(auto&& visit) { visit(name, gradient); }
-      } one{name, P(parameter.grad(), false)};
+      Alone<P> one{name, P(parameter.grad(), false)};
       for (const auto& [stored, tensor] : systems::stored_parameters(one, systems::huggingface_names)) {
         const auto found = gradients.find("grad." + stored);
         REQUIRE(found != gradients.end());

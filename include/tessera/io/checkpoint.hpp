@@ -33,7 +33,7 @@ struct WantedParameter {
 
 struct LoadOptions {
   /// Names that the source may have and the model need not: "*" stands for any characters ("*.position_ids").
-  std::vector<std::string> ignore;
+  std::vector<std::string> ignore = {};
   /// Whether further names in the source are no error (to load one tower of two).
   bool allow_unknown = false;
 };

@@ -2,7 +2,7 @@
 // are those of query, key and value, one after the other.
 #pragma once
 #include <tessera/autograd/attention.hpp>
-#include <tessera/autograd/slice.hpp>
+#include <tessera/autograd/rearrange.hpp>
 #include <tessera/nn/layers.hpp>
 
 namespace tessera::nn {

@@ -3,6 +3,7 @@
 #pragma once
 #include <tessera/autograd/interpolate.hpp>
 #include <tessera/autograd/patches.hpp>
+#include <tessera/autograd/rearrange.hpp>
 #include <tessera/autograd/tokens.hpp>
 #include <tessera/nn/transformer.hpp>
 
@@ -16,12 +17,6 @@ struct VisionConfig {
   bool pre_norm = true;     ///< ln_pre before the blocks
 
   int64_t grid() const { return image_size / patch_size; }
-};
-
-/// The grid of patches that tokens come from.
-struct PatchGrid {
-  int64_t height = 0, width = 0;
-  int64_t size() const { return height * width; }
 };
 
 /// What the last block does for dense features (per patch, not per image).
@@ -61,8 +56,7 @@ struct VisionTransformer {
 
   /// The grid for images of this size at this patch stride (0: the patch size).
   PatchGrid grid(int64_t height, int64_t width, int64_t stride = 0) const {
-    const auto [h, w] = patch_grid(height, width, {config.patch_size, stride ? stride : config.patch_size});
-    return {h, w};
+    return patch_grid(height, width, {config.patch_size, stride ? stride : config.patch_size});
   }
 
   /// Tokens [B, 1 + P, C] that enter the first block, from normalised images [B, channels, H, W] of any size that the
@@ -70,15 +64,19 @@ struct VisionTransformer {
   /// overlapping patches (PACL's dense read-out).
   Variable<T, 3, Device> embed(Tape<Device>& tape, const Variable<T, 4, Device>& images, int64_t stride = 0) const {
     const PatchOptions options{config.patch_size, stride ? stride : config.patch_size};
-    const auto [height, width] = patch_grid(images.shape()[2], images.shape()[3], options);
+    const PatchGrid cells = patch_grid(images.shape()[2], images.shape()[3], options);
     const auto& kernel = conv1.weight.shape();
     const auto patches = patchify(tape, images, options);
     const auto weight = reshape(tape, conv1.weight, Shape<2>{kernel[0], kernel[1] * kernel[2] * kernel[3]});
     const auto embedded = linear(tape, patches, weight, conv1.bias);
-    const auto positions = resize_positional_embedding(
-        tape, positional_embedding, {.stored_height = config.grid(), .stored_width = config.grid(), .height = height,
-                                     .width = width, .class_token = config.class_token,
-                                     .patch_size = config.patch_size, .stride = options.stride});
+    const auto positions = resize_positional_embedding(tape, positional_embedding,
+                                                       {.stored_height = config.grid(),
+                                                        .stored_width = config.grid(),
+                                                        .height = cells.height,
+                                                        .width = cells.width,
+                                                        .class_token = config.class_token,
+                                                        .patch_size = options.kernel,
+                                                        .stride = options.stride});
     const auto tokens = assemble_tokens(tape, class_embedding, embedded, positions);
     return config.pre_norm ? ln_pre(tape, tokens) : tokens;
   }

@@ -66,9 +66,8 @@ Clip<T, Device> make_clip(Context<Device>& ctx, const ClipConfig& config,
 template <class T, class Device>
 Tensor<T, 2, Device> class_probabilities(Context<Device>& ctx, const TensorView<T, 2, Device>& image_embeddings,
                                          In<T, 2, Device> class_embeddings, double logit_scale) {
-  auto logits = matmul(ctx, image_embeddings, class_embeddings, {}, {.transpose_b = true});
-  scale_forward(ctx, view(logits), logits, std::exp(logit_scale));
-  return softmax(ctx, view(logits));
+  const auto cosines = matmul(ctx, image_embeddings, class_embeddings, {}, {.transpose_b = true});
+  return softmax(ctx, view(scale(ctx, view(cosines), std::exp(logit_scale))));
 }
 
 }  // namespace tessera::systems

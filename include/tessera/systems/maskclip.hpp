@@ -56,16 +56,14 @@ Variable<T, 3, Device> maskclip_patch_embeddings(Tape<Device>& tape, const Clip<
 struct MaskclipScores {
   Tensor<float, 2> patch_embeddings;  ///< [P, E], L2-normalised
   Tensor<float, 2> scores;            ///< [P, N]: cosines; after key smoothing, probabilities
-  nn::PatchGrid grid;
+  PatchGrid grid;
 };
 
 namespace detail {
 
 /// softmax over classes of factor * scores, rows [P, N].
 inline Tensor<float, 2> patch_probabilities(Context<Cpu>& ctx, const Tensor<float, 2>& scores, double factor) {
-  Tensor<float, 2> logits(ctx, scores.shape);
-  scale_forward(ctx, view(logits), scores, factor);
-  return softmax(ctx, view(logits));
+  return softmax(ctx, view(scale(ctx, view(scores), factor)));
 }
 
 /// Largest entry of row r.
