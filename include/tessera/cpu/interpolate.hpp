@@ -15,7 +15,7 @@ template <class A>
 struct AxisTaps {
   int64_t input, output;
   int count = 0;
-  bool identity = true;
+  bool identity = true;  // every output is its own input
   std::vector<int32_t> index[4];
   std::vector<A> weight[4];
 
@@ -25,12 +25,14 @@ struct AxisTaps {
     const A step = sampling_step<A>(input, output, axis, align_corners);
     for (int64_t o = 0; o < output; ++o) {
       const Taps<A> taps = sampling_taps<A>(o, input, output, step, mode, axis, align_corners);
+      A here = 0, elsewhere = 0;
       count = taps.count;
       for (int k = 0; k < count; ++k) {
         index[k].push_back(taps.index[k]);
         weight[k].push_back(taps.weight[k]);
-        identity &= taps.weight[k] == (taps.index[k] == o ? A(1) : A(0));
+        (taps.index[k] == o ? here : elsewhere) += std::abs(taps.weight[k]);
       }
+      identity &= here == 1 && elsewhere == 0;
     }
     identity &= input == output;
   }
