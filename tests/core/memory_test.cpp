@@ -1,0 +1,82 @@
+#include <thread>
+
+#include <tessera/core/tensor.hpp>
+
+#include "support/catch.hpp"
+
+using namespace tessera;
+
+TEST_CASE("memory: the pool counts, caches and trims", "[core]") {
+  const auto pool = std::make_shared<Pool<Cpu>>();
+  auto a = pool->allocate(1000);
+  const size_t in_use = pool->bytes_in_use();
+  CHECK((in_use >= 1000 && in_use <= 1125));
+  CHECK(reinterpret_cast<uintptr_t>(a.get()) % Memory<Cpu>::alignment == 0);
+  void* const address = a.get();
+  a.reset();
+  CHECK((pool->bytes_in_use() == 0 && pool->bytes_cached() == in_use && pool->peak_bytes() == in_use));
+  a = pool->allocate(990);  // the same size class
+  CHECK((a.get() == address && pool->bytes_cached() == 0));
+  auto b = pool->allocate(5000);
+  CHECK(pool->peak_bytes() == pool->bytes_in_use());
+  b.reset();
+  pool->reset_peak();
+  CHECK(pool->peak_bytes() == pool->bytes_in_use());
+  pool->trim();
+  CHECK(pool->bytes_cached() == 0);
+}
+
+TEST_CASE("memory: size classes waste an eighth at most", "[core]") {
+  const auto pool = std::make_shared<Pool<Cpu>>();
+  for (size_t bytes = 1024; bytes < 3'000'000; bytes = bytes * 21 / 20 + 1) {
+    const auto block = pool->allocate(bytes);
+    CHECK((pool->bytes_in_use() >= bytes && pool->bytes_in_use() <= bytes + bytes / 8 + 64));
+  }
+  CHECK(pool->allocate(0) != nullptr);
+}
+
+TEST_CASE("memory: without a cache nothing is kept; new buffers can be NaN", "[core]") {
+  const auto pool = std::make_shared<Pool<Cpu>>(PoolOptions{.cache = false, .fill_with_nan = true});
+  auto block = pool->allocate(64);
+  CHECK(static_cast<const unsigned char*>(block.get())[63] == 0xff);
+  block.reset();
+  CHECK(pool->bytes_cached() == 0);
+}
+
+TEST_CASE("memory: a tensor outlives its context", "[core]") {
+  Tensor<float, 1> t;
+  std::weak_ptr<Pool<Cpu>> pool;
+  {
+    Context<Cpu> ctx;
+    pool = ctx.pool;
+    t = Tensor<float, 1>(ctx, {1000});
+  }
+  REQUIRE(!pool.expired());
+  t(999) = 3;
+  CHECK(t(999) == 3);
+  t = {};
+  CHECK(pool.expired());
+}
+
+TEST_CASE("memory: impossible sizes are an error with the numbers", "[core]") {
+  const auto pool = std::make_shared<Pool<Cpu>>();
+  const auto held = pool->allocate(64);
+  REQUIRE_ERROR(pool->allocate(size_t(-1)), Error, "more than memory can hold");
+  REQUIRE_ERROR(pool->allocate(size_t(1) << 56), Error,
+                "out of memory: 72057594037927936 bytes asked for while 64 are");
+  CHECK(pool->bytes_in_use() == 64);
+}
+
+TEST_CASE("memory: threads may share a pool", "[core]") {
+  const auto pool = std::make_shared<Pool<Cpu>>();
+  std::vector<std::thread> threads;
+  for (int id = 0; id < 4; ++id)
+    threads.emplace_back([&pool, id] {
+      for (size_t i = 1; i <= 2000; ++i) {
+        const auto block = pool->allocate(i % 97 * 64 + 4);
+        *static_cast<int*>(block.get()) = id;
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(pool->bytes_in_use() == 0);
+}
