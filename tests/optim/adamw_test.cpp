@@ -62,6 +62,16 @@ TEMPLATE_TEST_CASE("adamw: steps, groups, clipping and absent gradients are PyTo
   }
 }
 
+TEST_CASE("adamw: its square root is the C library's to one unit in the last place", "[optim]") {
+  CHECK(math::sqrt(0.0f) == 0);
+  for (int exponent = -149; exponent < 128; ++exponent)
+    for (float fraction = 1; fraction < 2; fraction += 0.0137f) {
+      const float x = std::ldexp(fraction, exponent), expected = std::sqrt(x);
+      if (!(std::abs(math::sqrt(x) - expected) <= std::nextafter(expected, 1e38f) - expected))
+        FAIL("sqrt(" << x << ") is " << math::sqrt(x) << ", not " << expected);
+    }
+}
+
 TEST_CASE("adamw: narrow parameters follow their float masters", "[optim]") {
   Context<Cpu> ctx;
   const auto start = random_tensor<bfloat16, 2>(ctx, {70, 300}, 1);

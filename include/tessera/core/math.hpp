@@ -41,6 +41,21 @@ TESSERA_HOST_DEVICE inline float exp(float x) {
   return x < lowest ? 0.0f : (x > highest ? std::bit_cast<float>(0x7f800000u) : y);
 }
 
+TESSERA_HOST_DEVICE inline double sqrt(double x) { return std::sqrt(x); }
+/// Square root of a finite x >= 0. (std::sqrt may set errno, which keeps compilers from vectorising loops with it.)
+TESSERA_HOST_DEVICE inline float sqrt(float x) {
+  // 1 / sqrt(x) from half the exponent, bettered twice by Newton; then sqrt(x), corrected by its own residue
+  const bool tiny = x < 1.262177448e-29f;  // 2^-96: subnormal numbers have no such exponent
+  const float scaled = tiny ? x * 1.8446744073709552e19f : x;
+  float y = std::bit_cast<float>(0x5f375a86u - (std::bit_cast<uint32_t>(scaled) >> 1));
+  y = y * (1.5f - 0.5f * scaled * y * y);
+  y = y * (1.5f - 0.5f * scaled * y * y);
+  float root = scaled * y;
+  root = root + 0.5f * y * (scaled - root * root);
+  root = root + 0.5f * y * (scaled - root * root);
+  return tiny ? root * 2.3283064365386963e-10f : root;
+}
+
 /// Hyperbolic tangent: below 0.6 an odd polynomial (least relative error), above by the exponential.
 TESSERA_HOST_DEVICE inline float tanh(float x) {
   const float s = x * x;

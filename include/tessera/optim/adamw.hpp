@@ -12,6 +12,7 @@
 #include <limits>
 #include <map>
 
+#include <tessera/core/math.hpp>
 #include <tessera/optim/parameter_list.hpp>
 
 namespace tessera::optim {
@@ -256,7 +257,7 @@ class AdamW {
       const A g = scale * widen(gradient[i]);
       m[i] += new_m * (g - m[i]);
       v[i] = beta2 * v[i] + new_v * g * g;
-      p[i] = keep * p[i] - step_size * m[i] / (std::sqrt(v[i]) / correction + epsilon);
+      p[i] = keep * p[i] - step_size * m[i] / (math::sqrt(v[i]) / correction + epsilon);
     }
     if (std::isfinite(slot.low) || std::isfinite(slot.high))
       for (int64_t i = block.begin; i < block.end; ++i) p[i] = std::clamp(p[i], A(slot.low), A(slot.high));
