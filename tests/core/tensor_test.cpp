@@ -64,14 +64,14 @@ TEST_CASE("tensor: errors of views name the axis and the numbers", "[core]") {
   REQUIRE_ERROR(to_host(t.select(1, 1)), ShapeError, "not contiguous");
   REQUIRE_ERROR(expect_contiguous("op", "x", t.select(1, 1)), ShapeError,
                 "op: x [2, 4] is a view with strides [12, 1]; this operation needs it contiguous (copy it first)");
-  REQUIRE_ERROR(expect_present("op", "x", TensorView<float, 2>{}), ValueError, "op: x is absent");
+  REQUIRE_ERROR(expect_present("op", "x", (TensorView<float, 2>{})), ValueError, "op: x is absent");
 }
 
 TEST_CASE("tensor: sizes that are no sizes are refused", "[core]") {
   Context<Cpu> ctx;
-  REQUIRE_ERROR(Tensor<float, 2>(ctx, {3, -1}), ShapeError, "negative extent in [3, -1]");
-  REQUIRE_ERROR(Tensor<float, 2>(ctx, {int64_t(1) << 40, int64_t(1) << 40}), ShapeError, "more than memory can hold");
-  REQUIRE_ERROR(Tensor<double, 3>(ctx, {int64_t(1) << 31, int64_t(1) << 31, 4}), ShapeError,
+  REQUIRE_ERROR((Tensor<float, 2>(ctx, {3, -1})), ShapeError, "negative extent in [3, -1]");
+  REQUIRE_ERROR((Tensor<float, 2>(ctx, {int64_t(1) << 40, int64_t(1) << 40})), ShapeError, "more than memory can hold");
+  REQUIRE_ERROR((Tensor<double, 3>(ctx, {int64_t(1) << 31, int64_t(1) << 31, 4})), ShapeError,
                 "more than memory can hold");
   REQUIRE_ERROR((Tensor<float, 1>::from_host(ctx, {3}, {1, 2})), ShapeError, "2 values for shape [3]");
 }

@@ -10,15 +10,13 @@ struct Backend<op::add_into, Cpu> {
   template <class T, int Rank>
   static void run(Context<Cpu>&, TensorView<T, Rank, Cpu> y, TensorView<const T, Rank, Cpu> x) {
     const cpu::StridedLoop<Rank, 2> loop(y.shape, {y.strides, x.strides});
-    cpu::with_stride(loop.inner_stride(0), [&](auto y_step) {
-      cpu::with_stride(loop.inner_stride(1), [&](auto x_step) {
-        loop.run([&](const auto& at, int64_t n) {
-          T* y_row = y.data + at[0];
-          const T* x_row = x.data + at[1];
+    cpu::with_strides(loop.inner_stride(0), loop.inner_stride(1), [&](auto y_step, auto x_step) {
+      loop.run([&](const auto& at, int64_t n) {
+        T* y_row = y.data + at[0];
+        const T* x_row = x.data + at[1];
 #pragma omp simd
-          for (int64_t i = 0; i < n; ++i)
-            y_row[i * y_step] = narrow<T>(widen(y_row[i * y_step]) + widen(x_row[i * x_step]));
-        });
+        for (int64_t i = 0; i < n; ++i)
+          y_row[i * y_step] = narrow<T>(widen(y_row[i * y_step]) + widen(x_row[i * x_step]));
       });
     });
   }
@@ -33,22 +31,20 @@ struct Backend<op::arithmetic, Cpu> {
     const cpu::StridedLoop<Rank, 3> loop(y.shape, {y.strides, a.strides, b.strides});
     const int64_t y_step = loop.inner_stride(0);
     math::with_arithmetic(kind, [&]<Arithmetic k>(std::integral_constant<Arithmetic, k>) {
-      cpu::with_stride(loop.inner_stride(1), [&](auto a_step) {
-        cpu::with_stride(loop.inner_stride(2), [&](auto b_step) {
-          loop.run([&](const auto& at, int64_t n) {
-            T* y_row = y.data + at[0];
-            const T* a_row = a.data + at[1];
-            const TB* b_row = b.data + at[2];
-            const auto value = [&](int64_t i) {
-              return narrow<T>(math::calculate<k>(A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
-            };
-            if (y_step == 1) {
+      cpu::with_strides(loop.inner_stride(1), loop.inner_stride(2), [&](auto a_step, auto b_step) {
+        loop.run([&](const auto& at, int64_t n) {
+          T* y_row = y.data + at[0];
+          const T* a_row = a.data + at[1];
+          const TB* b_row = b.data + at[2];
+          const auto value = [&](int64_t i) {
+            return narrow<T>(math::calculate<k>(A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
+          };
+          if (y_step == 1) {
 #pragma omp simd
-              for (int64_t i = 0; i < n; ++i) y_row[i] = value(i);
-            } else {
-              for (int64_t i = 0; i < n; ++i) y_row[i * y_step] = value(i);
-            }
-          });
+            for (int64_t i = 0; i < n; ++i) y_row[i] = value(i);
+          } else {
+            for (int64_t i = 0; i < n; ++i) y_row[i * y_step] = value(i);
+          }
         });
       });
     });
@@ -88,22 +84,20 @@ struct Backend<op::arithmetic, Cpu> {
     using A = accumulate_t<T>;
     const cpu::StridedLoop<Rank, 4> loop(d.shape, {d.strides, d_y.strides, a.strides, b.strides});
     const int64_t d_step = loop.inner_stride(0), d_y_step = loop.inner_stride(1);
-    cpu::with_stride(loop.inner_stride(2), [&](auto a_step) {
-      cpu::with_stride(loop.inner_stride(3), [&](auto b_step) {
-        loop.run([&](const auto& at, int64_t n) {
-          D* d_row = d.data + at[0];
-          const T *d_y_row = d_y.data + at[1], *a_row = a.data + at[2];
-          const TB* b_row = b.data + at[3];
-          const auto value = [&](int64_t i, T from) {
-            return narrow<D>(f(A(widen(from)), A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
-          };
-          if (d_step == 1 && d_y_step == 1) {
+    cpu::with_strides(loop.inner_stride(2), loop.inner_stride(3), [&](auto a_step, auto b_step) {
+      loop.run([&](const auto& at, int64_t n) {
+        D* d_row = d.data + at[0];
+        const T *d_y_row = d_y.data + at[1], *a_row = a.data + at[2];
+        const TB* b_row = b.data + at[3];
+        const auto value = [&](int64_t i, T from) {
+          return narrow<D>(f(A(widen(from)), A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
+        };
+        if (d_step == 1 && d_y_step == 1) {
 #pragma omp simd
-            for (int64_t i = 0; i < n; ++i) d_row[i] = value(i, d_y_row[i]);
-          } else {
-            for (int64_t i = 0; i < n; ++i) d_row[i * d_step] = value(i, d_y_row[i * d_y_step]);
-          }
-        });
+          for (int64_t i = 0; i < n; ++i) d_row[i] = value(i, d_y_row[i]);
+        } else {
+          for (int64_t i = 0; i < n; ++i) d_row[i * d_step] = value(i, d_y_row[i * d_y_step]);
+        }
       });
     });
   }

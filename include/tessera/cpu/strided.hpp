@@ -74,15 +74,17 @@ class StridedLoop {
   std::array<Offsets, most_axes> strides_{};
 };
 
-/// Calls f with the stride, as a compile-time constant where it is 0 or 1, so that the loop inside becomes vector code.
+/// Calls f with the last axis' strides of two operands, as compile-time constants where both are 1, or the second is 0
+/// (one value for the whole row): these loops become vector code.
 template <class F>
-void with_stride(int64_t stride, F&& f) {
-  if (stride == 1)
-    f(std::integral_constant<int64_t, 1>{});
-  else if (stride == 0)
-    f(std::integral_constant<int64_t, 0>{});
+void with_strides(int64_t first, int64_t second, F&& f) {
+  using One = std::integral_constant<int64_t, 1>;
+  if (first == 1 && second == 1)
+    f(One{}, One{});
+  else if (first == 1 && second == 0)
+    f(One{}, std::integral_constant<int64_t, 0>{});
   else
-    f(stride);
+    f(first, second);
 }
 
 /// out[o, i] = factor * sum over j of in[o, j, i], with o < outer, j < n, i < inner. Sums are cut by the sizes alone
