@@ -1,7 +1,10 @@
+#include <omp.h>
+
 #include <tessera/autograd/gradcheck.hpp>
 #include <tessera/autograd/layernorm.hpp>
 
 #include "support/catch.hpp"
+#include "support/oracle.hpp"
 #include "support/random.hpp"
 
 using namespace tessera;
@@ -41,7 +44,8 @@ TEMPLATE_TEST_CASE("layernorm: forward is the definition at every size", "[ops][
       auto weight = random_tensor<A, 1>(ctx, {channels}, 2), bias = random_tensor<A, 1>(ctx, {channels}, 3);
       auto y = layernorm(ctx, x, weight, bias, {.epsilon = 1e-5});
       INFO("rows " << rows << ", channels " << channels);
-      const auto expected = reference(as_double(to_host(x)), as_double(to_host(weight)), as_double(to_host(bias)), 1e-5);
+      const auto expected =
+          reference(as_double(to_host(x)), as_double(to_host(weight)), as_double(to_host(bias)), 1e-5);
       CHECK(largest_difference(to_host(y), expected) < tolerance);
     }
   }
@@ -101,4 +105,38 @@ TEST_CASE("layernorm: errors name the argument, the axis and the numbers", "[ops
   REQUIRE_ERROR(layernorm_forward(ctx, view(narrow_y), {}, {}, x.slice(2, 0, 7), weight, weight), ShapeError,
                 "needs it contiguous");
   REQUIRE_ERROR(layernorm(ctx, Tensor<float, 2>(ctx, {4, 0}), weight, bias), ShapeError, "no channels");
+  REQUIRE_ERROR(layernorm(ctx, x, bias, bias, {.epsilon = -1}), ValueError, "epsilon is -1 but must not be negative");
+}
+
+TEMPLATE_TEST_CASE("layernorm: values and gradients are PyTorch's", "[ops][layernorm]", float, double) {
+  Oracle<TestType> oracle("layernorm");
+  for (const auto& [name, epsilon] : {std::pair{"usual", 1e-5}, {"large_epsilon", 0.1}}) {
+    const std::string prefix = std::string(name) + ".";
+    const auto x = oracle.template input<3>(prefix + "x");
+    const auto weight = oracle.template input<1>(prefix + "weight"), bias = oracle.template input<1>(prefix + "bias");
+    const LayernormOptions options{epsilon};
+    oracle.check(
+        name, {"x", "weight", "bias"},
+        [=](auto& tape, auto a, auto w, auto b) { return layernorm(tape, a, w, b, options); }, x, weight, bias);
+  }
+}
+
+TEST_CASE("layernorm: the number of threads changes no bit", "[ops][layernorm]") {
+  auto ctx = nan_filled_context();
+  const Shape<2> shape{3000, 65};
+  auto x = random_tensor<float>(ctx, shape, 1), d_y = random_tensor<float>(ctx, shape, 2);
+  auto weight = random_tensor<float, 1>(ctx, {65}, 3), bias = random_tensor<float, 1>(ctx, {65}, 4);
+  const int before = omp_get_max_threads();
+  std::vector<std::vector<float>> first;
+  for (int threads : {1, 2, 3, 16}) {
+    omp_set_num_threads(threads);
+    Tensor<float, 2> y(ctx, shape), d_x(ctx, shape);
+    Tensor<float, 1> mean(ctx, {3000}), rstd(ctx, {3000}), d_weight(ctx, {65}), d_bias(ctx, {65});
+    layernorm_forward(ctx, view(y), mean, rstd, x, weight, bias);
+    layernorm_backward(ctx, view(d_x), d_weight, d_bias, d_y, mean, rstd, x, weight);
+    const std::vector<std::vector<float>> all{to_host(y), to_host(d_x), to_host(d_weight), to_host(d_bias)};
+    if (threads == 1) first = all;
+    CHECK(all == first);
+  }
+  omp_set_num_threads(before);
 }

@@ -2,6 +2,7 @@
 #include <tessera/autograd/matmul.hpp>
 
 #include "support/catch.hpp"
+#include "support/oracle.hpp"
 #include "support/random.hpp"
 
 using namespace tessera;
@@ -21,11 +22,13 @@ std::vector<double> reference(const TensorView<T, 2>& a, const TensorView<T, 2>&
 }
 }  // namespace
 
-TEMPLATE_TEST_CASE("matmul: all transposes and ragged sizes are the definition", "[ops][matmul]", float, double, bfloat16) {
+TEMPLATE_TEST_CASE("matmul: all transposes and ragged sizes are the definition", "[ops][matmul]", float, double,
+                   bfloat16) {
   using T = TestType;
   const double tolerance = std::is_same_v<T, bfloat16> ? 8e-3 : std::is_same_v<T, float> ? 3e-6 : 1e-14;
   auto ctx = nan_filled_context();
-  const int64_t sizes[][3] = {{1, 1, 1}, {1, 63, 65}, {64, 1, 127}, {63, 64, 65}, {127, 128, 129}, {197, 65, 1}, {300, 33, 70}};
+  const int64_t sizes[][3] = {{1, 1, 1},       {1, 63, 65},  {64, 1, 127}, {63, 64, 65},
+                              {127, 128, 129}, {197, 65, 1}, {300, 33, 70}};
   for (const auto& [m, n, k] : sizes)
     for (bool ta : {false, true})
       for (bool tb : {false, true}) {
@@ -45,14 +48,16 @@ TEST_CASE("matmul: batches, strided rows, one b for the whole batch, wide output
   for (int64_t i = 0; i < 2; ++i)
     for (int64_t j = 0; j < 3; ++j)
       CHECK(largest_difference(to_host(c.select(0, i).select(0, j)),
-                               reference(a.select(0, i).select(0, j), b.select(0, i).select(0, j), false, true)) < 2e-6);
+                               reference(a.select(0, i).select(0, j), b.select(0, i).select(0, j), false, true)) <
+            2e-6);
   auto shared = random_tensor<float, 2>(ctx, {7, 9}, 3);
   auto d = matmul(ctx, a, shared);
   CHECK(largest_difference(to_host(d.select(0, 1).select(0, 2)),
                            reference(a.select(0, 1).select(0, 2), view(shared), false, false)) < 2e-6);
   auto wide = random_tensor<float, 2>(ctx, {6, 20}, 4);
   auto columns = wide.slice(1, 3, 10);  // rows 20 apart, 7 long
-  CHECK(largest_difference(to_host(matmul(ctx, columns, shared)), reference(columns, view(shared), false, false)) < 2e-6);
+  CHECK(largest_difference(to_host(matmul(ctx, columns, shared)), reference(columns, view(shared), false, false)) <
+        2e-6);
   auto halves = random_tensor<bfloat16, 2>(ctx, {40, 6}, 5), others = random_tensor<bfloat16, 2>(ctx, {40, 9}, 6);
   Tensor<float, 2> sum(ctx, {6, 9});
   matmul_forward(ctx, view(sum), {}, view(halves), view(others), {}, {.transpose_a = true});
@@ -109,8 +114,9 @@ TEST_CASE("matmul: gradients agree with finite differences", "[ops][matmul]") {
       auto x = random_variable<3>(ctx, ta ? Shape<3>{2, 5, 3} : Shape<3>{2, 3, 5}, 1);
       auto y = random_variable<3>(ctx, tb ? Shape<3>{2, 4, 5} : Shape<3>{2, 5, 4}, 2);
       const auto result = gradcheck(
-          ctx, [&](auto& tape, auto a, auto b) { return matmul(tape, a, b, {}, {.transpose_a = ta, .transpose_b = tb}); },
-          x, y);
+          ctx,
+          [&](auto& tape, auto a, auto b) { return matmul(tape, a, b, {}, {.transpose_a = ta, .transpose_b = tb}); }, x,
+          y);
       INFO(ta << tb << result.message);
       CHECK(result);
     }
@@ -124,4 +130,38 @@ TEST_CASE("matmul: errors name the argument, the axis and the numbers", "[ops][m
                 "axis N of bias [5] is 5 but must be 6");
   Tensor<float, 3> c(ctx, {2, 3, 5}), d(ctx, {3, 5, 4});
   REQUIRE_ERROR(matmul(ctx, c, d), ShapeError, "batch axis 0 is 2 in a [2, 3, 5] but 3 in b");
+}
+
+TEMPLATE_TEST_CASE("matmul: values and gradients are PyTorch's", "[ops][matmul]", float, double) {
+  Oracle<TestType> oracle("matmul");
+  for (Activation activation :
+       {Activation::none, Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu}) {
+    const std::string name(activation_name(activation));
+    const auto x = oracle.template input<3>(name + ".x");
+    const auto weight = oracle.template input<2>(name + ".weight");
+    const auto bias = oracle.template input<1>(name + ".bias");
+    oracle.check(
+        name, {"x", "weight", "bias"},
+        [=](auto& tape, auto a, auto w, auto b) { return linear(tape, a, w, b, activation); }, x, weight, bias);
+    const auto y = matmul(oracle.ctx, x.value(), weight.value(), bias.value(),
+                          {.transpose_b = true, .activation = activation});  // the fused epilogue
+    CHECK(largest_difference(view(y), view(oracle.template input<3>(name + ".y").value())) < oracle.tolerance);
+  }
+  const auto a = oracle.template input<3>("batched.a"), b = oracle.template input<3>("batched.b");
+  oracle.check(
+      "batched", {"a", "b"}, [](auto& tape, auto p, auto q) { return matmul(tape, p, q); }, a, b);
+  const auto at = oracle.template input<3>("transposed.a"), bt = oracle.template input<3>("transposed.b");
+  oracle.check(
+      "transposed", {"a", "b"},
+      [](auto& tape, auto p, auto q) { return matmul(tape, p, q, {}, {.transpose_a = true, .transpose_b = true}); }, at,
+      bt);
+}
+
+TEST_CASE("matmul: one variable may be both operands", "[ops][matmul]") {
+  auto ctx = nan_filled_context();
+  auto x = random_variable<2>(ctx, {4, 5}, 1);
+  const auto result = gradcheck(
+      ctx, [](auto& tape, auto a) { return matmul(tape, a, a, {}, {.transpose_b = true}); }, x);
+  INFO(result.message);
+  CHECK(result);
 }

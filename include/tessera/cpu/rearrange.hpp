@@ -9,7 +9,12 @@ template <>
 struct Backend<op::copy, Cpu> {
   template <class T, class TX, int Rank>
   static void run(Context<Cpu>&, TensorView<T, Rank, Cpu> y, TensorView<const TX, Rank, Cpu> x) {
-    const cpu::StridedLoop<Rank, 2> loop(y.shape, {y.strides, x.strides});
+    run(cpu::StridedLoop<2>(y.shape, {y.strides, x.strides}), y.data, x.data);
+  }
+
+ private:
+  template <class T, class TX>
+  static void run(const cpu::StridedLoop<2>& loop, T* y, const TX* x) {
     const int64_t y_step = loop.inner_stride(0), x_step = loop.inner_stride(1);
     const auto convert = [](TX value) {
       if constexpr (std::is_same_v<T, TX>)
@@ -18,8 +23,8 @@ struct Backend<op::copy, Cpu> {
         return narrow<T>(widen(value));
     };
     loop.run([&](const auto& at, int64_t n) {
-      T* y_row = y.data + at[0];
-      const TX* x_row = x.data + at[1];
+      T* y_row = y + at[0];
+      const TX* x_row = x + at[1];
       if (y_step == 1 && x_step == 1) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) y_row[i] = convert(x_row[i]);

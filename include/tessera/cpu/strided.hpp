@@ -11,15 +11,18 @@
 namespace tessera::cpu {
 
 /// Several arrays walked together. Neighbouring axes are merged where every array's strides allow it, so that
-/// contiguous arrays of any rank become one long row.
-template <int Rank, int Arrays>
+/// contiguous arrays of any rank become one long row. The rank is erased here, so that loop bodies are compiled once.
+template <int Arrays>
 class StridedLoop {
  public:
   using Offsets = std::array<int64_t, size_t(Arrays)>;
 
-  StridedLoop(const Shape<Rank>& shape, const std::array<Shape<Rank>, size_t(Arrays)>& strides)
+  template <size_t Rank>
+  StridedLoop(const std::array<int64_t, Rank>& shape,
+              const std::type_identity_t<std::array<std::array<int64_t, Rank>, size_t(Arrays)>>& strides)
       : size_(element_count(shape)) {
-    for (size_t axis = 0; axis < size_t(Rank); ++axis) {
+    static_assert(Rank <= most_axes, "tessera: more axes than the loops take");
+    for (size_t axis = 0; axis < Rank; ++axis) {
       if (shape[axis] == 1) continue;
       Offsets steps;
       bool merges = axes_ > 0;
@@ -67,7 +70,7 @@ class StridedLoop {
   }
 
  private:
-  static constexpr size_t most_axes = Rank > 0 ? size_t(Rank) : 1;
+  static constexpr size_t most_axes = 8;
   int64_t size_;
   size_t axes_ = 0;
   std::array<int64_t, most_axes> extents_{};
