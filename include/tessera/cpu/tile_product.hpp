@@ -39,7 +39,9 @@ inline void product_tile(A* __restrict c, int64_t c_row, const A* __restrict a, 
     for (int j = 0; j < Columns; ++j) sum[i][j] = add ? c[i * c_row + j] : A(0);
   for (int64_t p = 0; p < k; ++p) {
     const A* b_values = b + p * b_row;
+#if !defined(__CUDACC__)  // nvcc does not know it; clang keeps the sums in registers only with it
 #pragma GCC unroll 8
+#endif
     for (int i = 0; i < Rows; ++i) {
       const A a_value = TransposeA ? a[p * a_row + i] : a[i * a_row + p];
 #pragma omp simd
