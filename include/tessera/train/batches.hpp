@@ -1,0 +1,102 @@
+// Batches of captioned pictures: in a random order of each epoch that depends on the seed alone, decoded and cut to size in
+// a thread of their own, one batch ahead of the step that uses them.
+#pragma once
+#include <omp.h>
+
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <tessera/core/parallel.hpp>
+#include <tessera/core/tensor.hpp>
+#include <tessera/data/augment.hpp>
+#include <tessera/data/dataset.hpp>
+#include <tessera/data/image.hpp>
+#include <tessera/data/resize.hpp>
+
+namespace tessera::train {
+
+struct BatchOptions {
+  int64_t batch = 32;
+  int image_size = 224;
+  bool random_crop = false;  ///< a random crop, flipped half of the time, instead of the central square
+  data::ImageStatistics statistics = data::clip_statistics;
+  uint64_t seed = 0;
+};
+
+struct Batch {
+  Tensor<float, 4> images;  ///< [B, 3, S, S], normalised
+  std::vector<std::string> captions;
+};
+
+/// Batch after batch of a source. The pictures of step s are the same whatever came before, so a resumed run sees what
+/// the uninterrupted one would have seen.
+class Batches {
+ public:
+  Batches(Context<Cpu>& ctx, std::shared_ptr<const data::CaptionSource> source, BatchOptions options)
+      : ctx_(ctx), source_(std::move(source)), options_(options) {
+    require(source_->size() >= options_.batch, "training: the data set has ", source_->size(),
+            " pictures, less than one batch of ", options_.batch);
+  }
+
+  /// The batch of step `step` (from 0). The next step's is begun before this returns.
+  Batch operator()(int64_t step) {
+    if (next_.valid() && next_step_ != step) next_.wait();
+    Batch batch = next_step_ == step ? next_.get() : load(step);
+    next_step_ = step + 1;
+    next_ = std::async(std::launch::async, [this, step] {
+      omp_set_num_threads(1);  // in this thread: the others compute the step in hand
+      return load(step + 1);
+    });
+    return batch;
+  }
+
+ private:
+  Batch load(int64_t step) {
+    const int64_t side = options_.image_size, count = options_.batch, plane = 3 * side * side;
+    Batch batch{Tensor<float, 4>(ctx_, {count, 3, side, side}), std::vector<std::string>(size_t(count))};
+    const std::vector<int64_t> samples = samples_of(step);
+    const RandomStream random{options_.seed, uint32_t(step), crop_operation};
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        data::Sample sample = source_->get(samples[size_t(i)]);
+        data::normalise_image({batch.images.data + i * plane, {3, side, side}}, fit(sample.image, random, uint64_t(i)),
+                              options_.statistics);
+        batch.captions[size_t(i)] = std::move(sample.caption);
+      }
+    });
+    return batch;
+  }
+
+  data::Image fit(const data::Image& image, const RandomStream& random, uint64_t number) const {
+    const int side = options_.image_size;
+    if (options_.random_crop) return data::random_resized_crop(image, side, random, number);
+    if (image.width == side && image.height == side) return data::to_rgb(image);
+    const data::Image resized = data::to_rgb(data::clip_resize(image, side));
+    return data::crop(resized, data::centre_box(resized.width, resized.height, side));
+  }
+
+  // Whole batches of each epoch's order; what does not fill a batch is left out of that epoch.
+  std::vector<int64_t> samples_of(int64_t step) {
+    const int64_t steps_an_epoch = source_->size() / options_.batch, epoch = step / steps_an_epoch;
+    if (epoch != epoch_) {
+      order_ = data::epoch_order(source_->size(), options_.seed, uint32_t(epoch));
+      epoch_ = epoch;
+    }
+    const auto first = order_.begin() + ptrdiff_t(step % steps_an_epoch * options_.batch);
+    return {first, first + ptrdiff_t(options_.batch)};
+  }
+
+  static constexpr uint32_t crop_operation = 0x63726f70;  // apart from the streams of the model's own random numbers
+
+  Context<Cpu>& ctx_;
+  std::shared_ptr<const data::CaptionSource> source_;
+  BatchOptions options_;
+  std::vector<int64_t> order_;
+  int64_t epoch_ = -1, next_step_ = -1;
+  std::future<Batch> next_;
+};
+
+}  // namespace tessera::train

@@ -1,0 +1,71 @@
+// What the trainers of captioned pictures share: where the pictures come from, the vocabulary, the model folder.
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <tessera/data/captions.hpp>
+#include <tessera/data/scene_source.hpp>
+#include <tessera/data/shards.hpp>
+#include <tessera/data/tokenizer.hpp>
+#include <tessera/segmentation/prompts.hpp>
+
+namespace tessera::train {
+
+/// A data set for training: pictures with captions, and the nouns that are looked for in the captions.
+struct CaptionedData {
+  std::shared_ptr<const data::CaptionSource> source;
+  std::vector<std::string> nouns;  ///< empty where none were given
+};
+
+/// "scenes:classic" or "scenes:rich" (rendered as training goes; `count` scenes), a folder of tar shards, one shard, or
+/// a table of path<TAB>caption. `noun_file` may be empty: scenes know their nouns, a folder of shards may hold nouns.txt.
+inline CaptionedData open_captioned_data(const std::string& name, const std::string& noun_file, int scene_size,
+                                         int64_t scene_count, uint64_t scene_seed) {
+  CaptionedData found;
+  if (name.starts_with("scenes:")) {
+    const std::string set = name.substr(7);
+    require(set == "classic" || set == "rich", "data: \"", name, "\" is unknown; scenes:classic and scenes:rich are known");
+    const auto renderer = std::make_shared<data::SceneRenderer>(
+        set == "classic" ? data::classic_set() : data::rich_set(), data::Split::train,
+        data::SceneOptions{.size = scene_size, .seed = scene_seed, .font = {}});
+    found.source = std::make_shared<data::SceneSource>(renderer, scene_count);
+    found.nouns = renderer->set().names();
+  } else {
+    found.source = data::open_captions(name);
+    const std::filesystem::path beside = std::filesystem::path(name) / "nouns.txt";
+    std::error_code ignored;
+    if (noun_file.empty() && std::filesystem::exists(beside, ignored))
+      found.nouns = data::NounFinder::from_file(beside.string()).nouns();
+  }
+  if (!noun_file.empty()) found.nouns = data::NounFinder::from_file(noun_file).nouns();
+  return found;
+}
+
+/// A vocabulary learned from at most `most` captions, evenly spread, and from the nouns' prompts.
+inline data::Tokenizer learn_vocabulary(const data::CaptionSource& source, const std::vector<std::string>& prompts,
+                                        int64_t size, int64_t context_length, int64_t most = 20000) {
+  std::vector<std::string> texts = prompts;
+  const int64_t stride = std::max<int64_t>(1, source.size() / most);
+  for (int64_t i = 0; i < source.size(); i += stride) texts.push_back(source.caption(i));
+  data::LearningOptions options;
+  options.context_length = context_length;
+  return data::Tokenizer::learn(texts, size, options);
+}
+
+/// Token ids for training: captions longer than the context are cut.
+inline Tensor<int32_t, 2> tokenize(Context<Cpu>& ctx, const data::Tokenizer& tokenizer,
+                                   const std::vector<std::string>& texts) {
+  return tokenizer.tokenize(ctx, texts, {.context_length = 0, .truncate = true});
+}
+
+/// The files that tessera's trainers write beside a model: which prompt its nouns were trained with, so that programs
+/// prompt it likewise.
+inline void write_prompt_template(const std::filesystem::path& folder, const std::string& prompt_template) {
+  io::Json config = io::read_json(folder / "config.json");
+  config["prompt_template"] = prompt_template;
+  io::write_json(folder / "config.json", config);
+}
+
+}  // namespace tessera::train

@@ -1,0 +1,226 @@
+// The training loop that the example trainers share: AdamW with warm-up and cosine, clipping, metrics as JSON lines,
+// checkpoints that a run resumes from to the bit, Ctrl-C that saves.
+#pragma once
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include <tessera/autograd/tape.hpp>
+#include <tessera/io/checkpoint.hpp>
+#include <tessera/nn/module.hpp>
+#include <tessera/optim/adamw.hpp>
+#include <tessera/optim/gradient_clipping.hpp>
+#include <tessera/optim/schedule.hpp>
+#include <tessera/train/progress.hpp>
+
+namespace tessera::train {
+
+struct TrainerOptions {
+  int64_t steps = 1000, batch = 32;
+  double learning_rate = 1e-3;
+  double warmup = 0.1;  ///< share of the steps
+  double beta1 = 0.9, beta2 = 0.98, epsilon = 1e-6;
+  double weight_decay = 0.05;  ///< of matrices; biases, norms, embeddings, positions and scales have none
+  double largest_gradient_norm = 1.0;
+  uint64_t seed = 0;
+  std::filesystem::path folder;  ///< of checkpoint.safetensors and metrics.jsonl; empty: neither is written
+  int64_t save_every = 500;      ///< steps between checkpoints; the last step and Ctrl-C save too
+  bool resume = true;            ///< go on from the folder's checkpoint where there is one
+  bool quiet = false;            ///< no progress bar
+};
+
+/// Set by Ctrl-C while an Interruption is alive; the loop ends after the step in hand.
+class Interruption {
+ public:
+  Interruption() {
+    requested_ = 0;
+    before_ = std::signal(SIGINT, [](int) { requested_ = 1; });
+  }
+  ~Interruption() { std::signal(SIGINT, before_); }
+  Interruption(const Interruption&) = delete;
+  Interruption& operator=(const Interruption&) = delete;
+  bool requested() const { return requested_ != 0; }
+
+ private:
+  inline static volatile std::sig_atomic_t requested_ = 0;
+  void (*before_)(int);
+};
+
+/// Whether weight decay applies to a parameter: to weights of layers and projections.
+inline bool decays(const std::string& name, int rank) {
+  return rank >= 2 && name.find("positional_embedding") == std::string::npos &&
+         name.find("token_embedding") == std::string::npos;
+}
+
+/// Trains `model` on the loss that `loss_of_step` computes.
+///
+///     train::Trainer trainer(ctx, model, options);
+///     trainer.run([&](Tape<Cpu>& tape, int64_t step) { return model.loss(tape, images(step), texts(step)); });
+template <class Model>
+class Trainer {
+ public:
+  using Loss = Variable<float, 0>;
+  using LossOfStep = std::function<Loss(Tape<Cpu>&, int64_t)>;
+  /// Called after each step with its number (from 1) and loss; what it returns is added to the step's metrics line.
+  using AfterStep = std::function<io::Json(int64_t, double)>;
+
+  /// Resumes where the options say so and the folder has a checkpoint. Throws IoError for a checkpoint of another model
+  /// or of other options.
+  Trainer(Context<Cpu>& ctx, Model& model, TrainerOptions options) : ctx_(ctx), model_(model), options_(options) {
+    require(options.steps > 0 && options.batch > 0, "training: ", options.steps, " steps of ", options.batch,
+            " images; both must be positive");
+    require(options.warmup >= 0 && options.warmup <= 1, "training: warmup ", options.warmup, " must lie in [0, 1]");
+    require(options.save_every > 0, "training: save_every ", options.save_every, " must be positive");
+    nn::for_each_parameter(model_, [&](const std::string& name, auto& p) {
+      if (p.requires_grad()) parameters_.add(name, p);
+    });
+    const auto [decayed, others] =
+        parameters_.partition([](const auto& p) { return decays(p.name(), p.rank()); });
+    const optim::AdamWOptions adamw{options.learning_rate, options.beta1, options.beta2, options.epsilon,
+                                    options.weight_decay};
+    optimizer_.add_group(decayed, adamw);
+    optim::AdamWOptions without_decay = adamw;
+    without_decay.weight_decay = 0;
+    optimizer_.add_group(others, without_decay);
+    if (parameters_.contains("logit_scale")) optimizer_.bound("logit_scale", 0, std::log(100.0));
+    if (options_.folder.empty()) return;
+    std::error_code failed;
+    std::filesystem::create_directories(options_.folder, failed);
+    require<IoError>(!failed, options_.folder.string(), ": cannot make the folder: ", failed.message());
+    if (options_.resume && std::filesystem::exists(checkpoint_path())) load();
+    trim_metrics();
+  }
+
+  int64_t step() const { return step_; }
+  bool finished() const { return step_ >= options_.steps; }
+  /// Seconds spent in run(), resumed runs' included.
+  double seconds() const { return seconds_; }
+
+  /// Trains up to the last step; false where Ctrl-C ended it before (the state is saved).
+  bool run(const LossOfStep& loss_of_step, const AfterStep& after_step = {}) {
+    const optim::CosineSchedule schedule{.total_steps = double(options_.steps),
+                                         .warmup_steps = options_.warmup * double(options_.steps)};
+    Interruption interruption;
+    Progress progress("training", options_.steps * options_.batch, "images", step_ * options_.batch,
+                      options_.quiet ? null_stream() : stderr);
+    const double seconds_before = seconds_;
+    while (!finished() && !interruption.requested()) {
+      ctx_.random.begin_step(uint32_t(step_));
+      Tape<Cpu> tape(ctx_);
+      const Loss loss = loss_of_step(tape, step_);
+      const double value = loss.value().data[0];
+      require<Error>(std::isfinite(value), "training: the loss of step ", step_ + 1, " is ", value,
+                     "; lower the learning rate, or resume from the last checkpoint with another seed");
+      tape.backward(loss);
+      const double norm = optim::gradient_norm(parameters_), factor = schedule(double(step_ + 1));
+      optimizer_.step({.learning_rate_factor = factor,
+                       .gradient_scale = optim::clip_factor(norm, options_.largest_gradient_norm)});
+      optimizer_.clear_gradients();
+      ++step_;
+      seconds_ = seconds_before + progress.elapsed();
+      char note[48];
+      std::snprintf(note, sizeof note, "loss %.3f", value);
+      progress.advance(options_.batch, note);
+      io::Json line = {{"step", step_},
+                       {"images", step_ * options_.batch},
+                       {"loss", value},
+                       {"learning_rate", options_.learning_rate * factor},
+                       {"gradient_norm", norm},
+                       {"seconds", seconds_}};
+      if (after_step) line.update(after_step(step_, value));
+      if (!options_.folder.empty()) {
+        append_metrics(line);
+        if (step_ % options_.save_every == 0 || finished() || interruption.requested()) save();
+      }
+    }
+    progress.finish();
+    return finished();
+  }
+
+  std::filesystem::path metrics_path() const { return options_.folder / "metrics.jsonl"; }
+  std::filesystem::path checkpoint_path() const { return options_.folder / "checkpoint.safetensors"; }
+
+ private:
+  static std::FILE* null_stream() {
+    static std::FILE* const stream = std::fopen("/dev/null", "w");
+    return stream;
+  }
+  // What must be equal for a resumed run to be the same run.
+  io::Json fingerprint() const {
+    return {{"steps", options_.steps},
+            {"batch", options_.batch},
+            {"learning_rate", options_.learning_rate},
+            {"warmup", options_.warmup},
+            {"betas", {options_.beta1, options_.beta2}},
+            {"epsilon", options_.epsilon},
+            {"weight_decay", options_.weight_decay},
+            {"largest_gradient_norm", options_.largest_gradient_norm},
+            {"seed", options_.seed}};
+  }
+
+  void save() {
+    std::vector<io::NamedTensor> tensors;
+    for (const auto& p : parameters_) {
+      auto bytes = std::make_shared<std::vector<char>>(size_t(p.size()) * dtype_size(p.dtype()));
+      std::memcpy(bytes->data(), p.value(), bytes->size());
+      tensors.push_back({"model." + p.name(), {p.dtype(), p.shape(), {bytes, bytes->data()}}});
+    }
+    for (auto& [name, tensor] : optimizer_.state()) tensors.push_back({"optimizer." + name, tensor});
+    io::save_checkpoint(checkpoint_path(), tensors,
+                        {{"step", step_}, {"seconds", seconds_}, {"options", fingerprint()}});
+  }
+
+  void load() {
+    const io::Checkpoint checkpoint = io::load_checkpoint(checkpoint_path());
+    const io::JsonView state(checkpoint.state, checkpoint.path);
+    require<IoError>(state["options"].json() == fingerprint(), checkpoint.path,
+                     " was written by a run with other options (", io::json_text(state["options"].json(), -1),
+                     "); give the same options, another folder, or --fresh to begin anew");
+    std::vector<io::WantedParameter> wanted;
+    for (const auto& p : parameters_)
+      wanted.push_back({"model." + p.name(), p.shape(), [p](const AnyTensor& tensor) {
+                          require<IoError>(tensor.dtype == p.dtype(), "checkpoint: ", p.name(), " is ",
+                                           dtype_name(tensor.dtype), ", not ", dtype_name(p.dtype()));
+                          std::memcpy(p.value(), tensor.storage.get(), tensor.bytes());
+                        }});
+    io::load_parameters(checkpoint.tensors, wanted, {.ignore = {"optimizer.*"}});
+    optim::NamedState optimizer_state;
+    for (const auto& name : checkpoint.tensors.names())
+      if (name.starts_with("optimizer.")) optimizer_state.emplace_back(name.substr(10), checkpoint.tensors.get(name));
+    optimizer_.load_state(optimizer_state);
+    step_ = state.get<int64_t>("step", 0, options_.steps);
+    seconds_ = state.get<double>("seconds");
+  }
+
+  // Lines of steps that the checkpoint does not have are dropped: they are about to be written again.
+  void trim_metrics() {
+    std::ifstream file(metrics_path());
+    if (!file) return;
+    std::string kept, line;
+    while (std::getline(file, line)) {
+      const io::Json json = io::Json::parse(line, nullptr, false);
+      if (json.is_object() && json.value("step", int64_t(0)) <= step_ && step_ > 0) kept += line + "\n";
+    }
+    io::write_text(metrics_path(), kept);
+  }
+  void append_metrics(const io::Json& line) {
+    std::ofstream file(metrics_path(), std::ios::app);
+    file << line.dump() << "\n";
+    file.flush();
+    require<IoError>(bool(file), metrics_path().string(), ": cannot be written (is the disk full?); the last checkpoint, ",
+                     checkpoint_path().string(), ", is whole");
+  }
+
+  Context<Cpu>& ctx_;
+  Model& model_;
+  TrainerOptions options_;
+  optim::ParameterList parameters_;
+  optim::AdamW optimizer_;
+  int64_t step_ = 0;
+  double seconds_ = 0;
+};
+
+}  // namespace tessera::train
