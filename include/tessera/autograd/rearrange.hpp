@@ -8,11 +8,11 @@
 namespace tessera {
 
 /// The same elements under another shape; shares x's memory.
-template <class T, int Rank, class Device, size_t NewRank>
-Variable<T, int(NewRank), Device> reshape(Tape<Device>& tape, const Variable<T, Rank, Device>& x,
-                                          const std::array<int64_t, NewRank>& shape) {
+template <class T, int Rank, class Device, class G, size_t NewRank>
+Variable<T, int(NewRank), Device, G> reshape(Tape<Device>& tape, const Variable<T, Rank, Device, G>& x,
+                                             const std::array<int64_t, NewRank>& shape) {
   const bool records = tape.records(x);
-  Variable<T, int(NewRank), Device> y(x.value().reshaped(shape), records);
+  Variable<T, int(NewRank), Device, G> y(x.value().reshaped(shape), records);
   if (records)
     tape.record([=](Tape<Device>& t) {
       auto d_y = take_grad(y);

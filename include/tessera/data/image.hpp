@@ -14,6 +14,7 @@
 #include <tessera/data/jpeg.hpp>
 #include <tessera/data/pixels.hpp>
 #include <tessera/data/png.hpp>
+#include <tessera/data/statistics.hpp>
 #include <tessera/io/files.hpp>
 
 namespace tessera::data {
@@ -125,16 +126,6 @@ inline std::string data_uri(const Image& image, int jpeg_quality = 85) {
   if (jpeg_quality == 0) return "data:image/png;base64," + base64(encode_png(image));
   return "data:image/jpeg;base64," + base64(encode_jpeg(image, jpeg_quality));
 }
-
-/// Means and standard deviations of the three channels, of values in [0, 1], with which a model was trained.
-struct ImageStatistics {
-  std::array<float, 3> mean, deviation;
-};
-/// OpenAI's and OpenCLIP's models.
-inline constexpr ImageStatistics clip_statistics = {{0.48145466f, 0.4578275f, 0.40821073f},
-                                                    {0.26862954f, 0.26130258f, 0.27577711f}};
-/// Models begun from ImageNet classifiers; also GroupViT and TCL, whose CLIP tower sees these (123.675/255, …).
-inline constexpr ImageStatistics imagenet_statistics = {{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
 
 /// out[c, y, x] = (pixel / 255 - mean[c]) / deviation[c]. out [3, height, width]: one picture of a batch, say; RGB
 /// only.

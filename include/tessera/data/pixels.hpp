@@ -2,6 +2,7 @@
 // the form that decoders give and that Pillow and OpenCV resize. A label map holds one class number a pixel.
 #pragma once
 #include <algorithm>
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -57,7 +58,7 @@ struct Box {
 
 struct Colour {
   uint8_t red = 0, green = 0, blue = 0;
-  friend bool operator==(const Colour&, const Colour&) = default;
+  friend auto operator<=>(const Colour&, const Colour&) = default;
 };
 
 /// The part of `image` inside `box`, which must lie in it (ValueError).

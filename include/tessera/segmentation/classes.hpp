@@ -18,12 +18,13 @@
 #include <vector>
 
 #include <tessera/core/error.hpp>
+#include <tessera/data/pixels.hpp>
 #include <tessera/io/json.hpp>
 #include <tessera/segmentation/benchmark_classes.hpp>
 
 namespace tessera::segmentation {
 
-using Colour = std::array<uint8_t, 3>;  ///< red, green, blue
+using data::Colour;
 
 struct ClassEntry {
   std::string name;
@@ -54,11 +55,11 @@ struct ClassList {
 /// Colour `index` of PASCAL VOC's palette: the bits of the index spread over the channels; 0 is black, and the first
 /// 256 all differ.
 inline Colour palette_colour(int index) {
-  Colour colour{};
+  std::array<uint8_t, 3> channels{};
   for (int bit = 0; bit < 8; ++bit)
-    for (int channel = 0; channel < 3; ++channel)
-      colour[size_t(channel)] = uint8_t(colour[size_t(channel)] | ((index >> (3 * bit + channel)) & 1) << (7 - bit));
-  return colour;
+    for (size_t channel = 0; channel < 3; ++channel)
+      channels[channel] = uint8_t(channels[channel] | ((index >> (3 * bit + int(channel))) & 1) << (7 - bit));
+  return {channels[0], channels[1], channels[2]};
 }
 
 namespace detail {
@@ -114,7 +115,8 @@ inline ClassEntry read_class(const io::JsonView& object) {
   if (object.has("color")) {
     const io::JsonView channels = object["color"];
     require<IoError>(channels.is_array() && channels.size() == 3, channels.name(), " must be [red, green, blue]");
-    for (size_t i = 0; i < 3; ++i) entry.colour[i] = uint8_t(channels[i].as<int>(0, 255));
+    const auto channel = [&](size_t i) { return uint8_t(channels[i].as<int>(0, 255)); };
+    entry.colour = {channel(0), channel(1), channel(2)};
   }
   if (object.has("raw_ids")) {
     const io::JsonView ids = object["raw_ids"];

@@ -5,16 +5,13 @@
 #include <filesystem>
 #include <optional>
 
+#include <tessera/data/statistics.hpp>
 #include <tessera/io/checkpoint.hpp>
 #include <tessera/systems/clip.hpp>
 
 namespace tessera::systems {
 
-/// Per channel, of values in [0, 1].
-struct ImageStatistics {
-  std::array<float, 3> mean{0.48145466f, 0.4578275f, 0.40821073f};
-  std::array<float, 3> deviation{0.26862954f, 0.26130258f, 0.27577711f};
-};
+using data::ImageStatistics;
 
 /// Where one parameter of ours, or a run of its rows, is stored.
 struct StoredPart {

@@ -27,7 +27,7 @@ struct MaskclipOptions {
   double refinement_scale = 100;
 };
 
-/// The same weights under the official code's numerics. Image statistics: imagenet_statistics().
+/// The same weights under the official code's numerics. Image statistics: data::imagenet_statistics.
 template <class T, class Device>
 Clip<T, Device> with_official_numerics(Clip<T, Device> clip) {
   auto& vision = clip.visual;
@@ -38,9 +38,6 @@ Clip<T, Device> with_official_numerics(Clip<T, Device> clip) {
     block.ln_1.epsilon = block.ln_2.epsilon = 1e-6;
   }
   return clip;
-}
-inline ImageStatistics imagenet_statistics() {
-  return {{123.675f / 255, 116.28f / 255, 103.53f / 255}, {58.395f / 255, 57.12f / 255, 57.375f / 255}};
 }
 
 /// Per-patch embeddings [B, P, E], L2-normalised, of normalised images [B, 3, H, W]; differentiable.

@@ -1,0 +1,155 @@
+// Segments pictures by words: every pixel gets the class whose text fits its place best.
+//
+//   segment --checkpoint clip-vit-base-patch16 --image photo.jpg --classes "cat,dog,grass"
+//   segment --checkpoint demo/model --image photos/ --classes voc21 --background 0.5 --labels labels/
+//
+// The library does the work: a DenseModel scores patches, score_picture and label_picture do the geometry around it.
+#include <tessera/io/safetensors.hpp>
+#include <tessera/segmentation/overlay.hpp>
+#include <tessera/train/progress.hpp>
+
+#include "segmentation_options.hpp"
+
+namespace {
+
+using namespace examples;
+
+struct Options {
+  SegmentationOptions segmentation;
+  std::string image, output, labels, scores;
+};
+
+/// A picture at least 320 pixels wide, so that a legend fits below it, and its labels with it.
+void enlarge_small(data::Image& picture, data::LabelMap& labels) {
+  constexpr int wanted = 320, tallest = 4096;
+  const int factor = std::min((wanted + picture.width - 1) / picture.width, std::max(1, tallest / picture.height));
+  if (factor <= 1) return;
+  const int width = picture.width * factor, height = picture.height * factor;
+  picture = data::resize(picture, width, height, data::Filter::nearest);
+  data::LabelMap large(width, height);
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < width; ++x) large.at(x, y) = labels.at(x / factor, y / factor);
+  labels = std::move(large);
+}
+
+void write_overlay(const fs::path& path, data::Image picture, data::LabelMap labels, const Segmenter& segmenter) {
+  std::vector<std::string> names;
+  for (const auto& one : segmenter.list.classes) names.push_back(one.name);
+  enlarge_small(picture, labels);
+  const int background = segmenter.rule.background_threshold > 0 ? int(segmenter.rule.background_label) : -1;
+  // No label is "ignored" here: with 256 classes and more, 255 is one of them.
+  const auto palette = segmentation::class_palette(int(names.size()));
+  data::write_image(path,
+                    segmentation::overlay(picture, labels, names, palette, {.untinted = background, .ignored = -1}));
+}
+
+void write_labels(const fs::path& path, const data::LabelMap& labels, const Segmenter& segmenter) {
+  std::vector<data::Colour> palette;
+  for (const auto& one : segmenter.list.classes) palette.push_back(one.colour);
+  if (palette.size() > 256) palette.clear();  // the file is then 16-bit grey
+  data::write_label_map(path, labels, palette);
+}
+
+void write_scores(const fs::path& path, Context<Cpu>& ctx, const segmentation::ScoreMap& map,
+                  const Segmenter& segmenter, const data::Image& picture) {
+  using tessera::io::to_any;
+  auto embeddings = map.patch_embeddings;
+  if (!embeddings) {  // windows leave none: those of the whole picture seen at once
+    auto whole = segmenter.predictor;
+    whole.window = whole.window_stride = 0;
+    embeddings = segmentation::score_picture(ctx, *segmenter.model, segmenter.embeddings.vectors, picture, whole)
+                     .patch_embeddings;
+  }
+  std::vector<tessera::io::NamedTensor> tensors = {{"scores", to_any(map.scores)},
+                                                   {"patch_embeddings", to_any(embeddings)},
+                                                   {"text_embeddings", to_any(segmenter.embeddings.vectors)}};
+  if (map.gate) tensors.push_back({"gate", to_any(map.gate)});
+  std::string names;
+  for (const auto& one : segmenter.list.classes) names += (names.empty() ? "" : ",") + one.name;
+  tessera::io::write_safetensors(
+      path, tensors, {{"system", segmenter.model->system()}, {"prompts", segmenter.prompts.name}, {"classes", names}});
+}
+
+void print_shares(const data::LabelMap& labels, const Segmenter& segmenter) {
+  std::vector<std::string> names;
+  size_t widest = 5;
+  for (const auto& one : segmenter.list.classes) {
+    names.push_back(one.name);
+    widest = std::max(widest, one.name.size());
+  }
+  std::printf("%-*s  share\n", int(widest), "class");
+  for (const auto& entry : segmentation::legend_entries(labels, names, {}, -1))
+    std::printf("%-*s  %5.1f %%\n", int(widest), entry.name.c_str(), 100 * entry.share);
+}
+
+/// Where one kind of result goes: a file, or with a folder of pictures one file each.
+fs::path target(const std::string& given, bool many, const std::string& name, const char* extension) {
+  return many ? fs::path(given) / (name + extension) : fs::path(given);
+}
+
+void run(const Options& options) {
+  std::error_code error;
+  const bool many = fs::is_directory(options.image, error);
+  const auto pictures = pictures_of(options.image);
+  const auto names = result_names(pictures);
+  const std::string output = !options.output.empty() ? options.output : many ? "overlays" : "overlay.png";
+  if (many) {
+    for (const auto& folder : {output, options.labels, options.scores})
+      if (!folder.empty()) make_folder(folder);
+  }
+  Context<Cpu> ctx;
+  const Segmenter segmenter = make_segmenter(ctx, options.segmentation);
+  std::optional<tessera::train::Progress> progress;
+  if (many) progress.emplace("segmenting", int64_t(pictures.size()), "pictures");
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    const data::Image picture = data::read_image(pictures[i]);
+    const auto map = segmenter.score(ctx, picture);
+    const data::LabelMap labels = segmenter.label(ctx, map);
+    write_overlay(target(output, many, names[i], ".png"), picture, labels, segmenter);
+    if (!options.labels.empty()) write_labels(target(options.labels, many, names[i], ".png"), labels, segmenter);
+    if (!options.scores.empty())
+      write_scores(target(options.scores, many, names[i], ".safetensors"), ctx, map, segmenter, picture);
+    if (progress) {
+      progress->advance(1, names[i]);
+      continue;
+    }
+    std::printf("%s, %d x %d, scored at %d x %d by %s on a grid of %lld x %lld, prompts %s\n",
+                pictures[i].string().c_str(), picture.width, picture.height, map.resized.width, map.resized.height,
+                segmenter.model->system().c_str(), static_cast<long long>(map.scores.shape[2]),
+                static_cast<long long>(map.scores.shape[1]), segmenter.prompts.name.c_str());
+    print_shares(labels, segmenter);
+  }
+  if (progress) progress->finish();
+  std::printf("%s: %s\n", many ? "overlays in" : "overlay", output.c_str());
+  if (!options.labels.empty()) std::printf("label map%s: %s\n", many ? "s in" : "", options.labels.c_str());
+  if (!options.scores.empty()) std::printf("scores%s: %s\n", many ? " in" : "", options.scores.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app{
+      "Segments pictures by words: each pixel gets the class whose text fits its place best.\n\n"
+      "  segment --checkpoint clip-vit-base-patch16 --image photo.jpg --classes \"cat,dog,grass\"\n"
+      "  segment --checkpoint demo/model --image photos/ --classes \"person|man|woman,sky,road\" --labels labels\n"
+      "  segment --checkpoint clip-vit-base-patch16 --image photo.jpg --classes voc20 --size 448 --window 224\n\n"
+      "A checkpoint is what transformers' save_pretrained writes for a CLIP, an OpenAI or OpenCLIP safetensors file,\n"
+      "or what the training programs leave. Classes should cover the picture: whatever is not named goes to the\n"
+      "nearest class that is, unless --background sets such places aside. docs/segment.md explains all options.\n"};
+  options.segmentation.add_to(
+      app,
+      "what to look for: names separated by commas, other names of the same class by | (\"person|man,sky\"); or a "
+      "benchmark (voc20, voc21, context59, ...), or a class list FILE.json");
+  app.add_option("--image", options.image, "a JPEG or PNG, or a folder of them")->required();
+  app.add_option("--output", options.output,
+                 "the tinted picture with its legend (.png, .jpg); for a folder of pictures a folder; default "
+                 "overlay.png, or overlays/");
+  app.add_option("--labels", options.labels,
+                 "the label map: a PNG of the picture's size, pixel value = number of the class from 0 (with "
+                 "--background, 0 is the background and classes count from 1); a folder for a folder");
+  app.add_option("--save-scores", options.scores,
+                 "a safetensors file with scores [classes, h, w], patch_embeddings [h, w, d] and text_embeddings "
+                 "[classes, d]; a folder for a folder");
+  return run_program(app, argc, argv, "segment", [&] { run(options); });
+}

@@ -1,0 +1,216 @@
+// The systems as segmentation::DenseModel: what the predictor and the programs use without knowing which system, with
+// which element type, a checkpoint holds.
+//   const auto model = systems::load_dense_model(ctx, "checkpoint/", {.system = "auto"});
+//   const auto map = segmentation::score_picture(ctx, *model, embeddings, picture);
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <tessera/segmentation/predictor.hpp>
+#include <tessera/systems/maskclip.hpp>
+#include <tessera/systems/pacl.hpp>
+
+namespace tessera::systems {
+
+namespace detail {
+
+template <class To, class From, int Rank>
+Tensor<To, Rank> converted(Context<Cpu>& ctx, const TensorView<From, Rank>& from) {
+  Tensor<To, Rank> to(ctx, from.shape);
+  for (int64_t i = 0; i < to.size(); ++i) to.data[i] = narrow<To>(accumulate_t<To>(widen(from.data[i])));
+  return to;
+}
+
+/// What the systems with two towers have in common.
+template <class T, class Model>
+class TwoTowers : public segmentation::DenseModel {
+ public:
+  TwoTowers(Model model, const data::ImageStatistics& statistics) : model_(std::move(model)), statistics_(statistics) {}
+
+  Tensor<float, 2> encode_text(Context<Cpu>& ctx, const Tensor<int32_t, 2>& ids) const override {
+    Tape<Cpu> tape(ctx, false);
+    return converted<float>(ctx, view(model_.text(tape, ids).value()));
+  }
+  int64_t image_size() const override { return model_.visual.config.image_size; }
+  int64_t patch_size() const override { return model_.visual.config.patch_size; }
+  int64_t context_length() const override { return model_.text.config.context_length; }
+  int64_t vocabulary_size() const override { return model_.text.config.vocabulary_size; }
+  double scale() const override { return std::min(100.0, std::exp(double(model_.logit_scale.value().data[0]))); }
+  data::ImageStatistics statistics() const override { return statistics_; }
+
+ protected:
+  Model model_;
+  data::ImageStatistics statistics_;
+};
+
+template <class T>
+class DenseMaskclip : public TwoTowers<T, Clip<T>> {
+ public:
+  DenseMaskclip(Clip<T> clip, const data::ImageStatistics& statistics, const MaskclipOptions& options)
+      : TwoTowers<T, Clip<T>>(std::move(clip), statistics), options_(options) {}
+
+  std::string system() const override { return options_.form == MaskclipForm::value ? "maskclip-value" : "maskclip"; }
+  segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                                  const TensorView<const float, 2>& class_embeddings) const override {
+    MaskclipScores result = maskclip(ctx, this->model_, converted<T>(ctx, view(image)), class_embeddings, options_);
+    return {result.grid, std::move(result.patch_embeddings), std::move(result.scores), {}};
+  }
+  Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                               const TensorView<const float, 2>& class_embeddings) const override {
+    Tape<Cpu> tape(ctx, false);
+    const Variable<T, 4> input(converted<T>(ctx, view(image)));
+    const auto features = converted<float>(ctx, view(this->model_.encode_image(tape, input).value()));
+    const auto embedding = l2_normalise(ctx, view(features));
+    return matmul(ctx, embedding, class_embeddings, {}, {.transpose_b = true})
+        .reshaped(Shape<1>{class_embeddings.shape[0]});
+  }
+
+ private:
+  MaskclipOptions options_;
+};
+
+}  // namespace detail
+
+/// PACL's dense read-out.
+struct PaclReadout {
+  int64_t stride = 0;  ///< pixels from patch to patch; 0: half the patch size, which doubles the grid
+  double gate = 1;     ///< times the compatibility of image and class, added to every patch's cosine
+};
+
+namespace detail {
+
+template <class T>
+class DensePacl : public TwoTowers<T, Pacl<T>> {
+ public:
+  DensePacl(Pacl<T> pacl, const data::ImageStatistics& statistics, const PaclReadout& readout)
+      : TwoTowers<T, Pacl<T>>(std::move(pacl), statistics), readout_(readout) {
+    const int64_t patch = this->patch_size();
+    if (readout_.stride == 0) readout_.stride = std::max<int64_t>(1, patch / 2);
+    require(readout_.stride > 0 && readout_.stride <= patch, "pacl: patch stride ", readout_.stride,
+            " must lie in 1 to the patch size, ", patch);
+  }
+
+  std::string system() const override { return "pacl"; }
+  int64_t stride() const override { return readout_.stride; }
+  segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                                  const TensorView<const float, 2>& class_embeddings) const override {
+    const auto patches = float_patches(ctx, image, readout_.stride);
+    segmentation::DenseScores result;
+    result.grid = this->model_.visual.grid(image.shape[2], image.shape[3], readout_.stride);
+    result.patch_embeddings = l2_normalise(ctx, patches.rows());
+    result.scores = matmul(ctx, result.patch_embeddings, class_embeddings, {}, {.transpose_b = true});
+    if (readout_.gate != 0)
+      result.gate = tessera::scale(ctx, view(compatibility(ctx, patches, class_embeddings)), readout_.gate);
+    return result;
+  }
+  Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                               const TensorView<const float, 2>& class_embeddings) const override {
+    return compatibility(ctx, float_patches(ctx, image, this->patch_size()), class_embeddings);
+  }
+
+ private:
+  Tensor<float, 3> float_patches(Context<Cpu>& ctx, const Tensor<float, 4>& image, int64_t stride) const {
+    Tape<Cpu> tape(ctx, false);
+    const Variable<T, 4> input(converted<T>(ctx, view(image)));
+    return converted<float>(ctx, view(this->model_.patch_embeddings(tape, input, stride).value()));
+  }
+  /// [N]
+  Tensor<float, 1> compatibility(Context<Cpu>& ctx, const Tensor<float, 3>& patches,
+                                 const TensorView<const float, 2>& class_embeddings) const {
+    return pair_compatibility(ctx, view(patches), class_embeddings, this->model_.pair_options())
+        .reshaped(Shape<1>{class_embeddings.shape[0]});
+  }
+
+  PaclReadout readout_;
+};
+
+}  // namespace detail
+
+struct DenseModelOptions {
+  std::string system = "auto";           ///< maskclip, maskclip-value, pacl; auto: what config.json's model_type names
+  Dtype dtype = Dtype::f32;              ///< of weights and activations: f32 or bf16
+  std::optional<Activation> activation;  ///< where the checkpoint does not tell it
+  MaskclipNumerics numerics = MaskclipNumerics::clip;
+  MaskclipOptions maskclip;  ///< its form follows from `system`
+  PaclReadout pacl;
+};
+
+/// What a checkpoint says about itself in config.json.
+struct CheckpointDescription {
+  std::string model_type;  ///< empty: no config.json, or it names none
+  /// How the model was asked in training, "prompts" in config.json: a prompt set's name or a template with {}; empty
+  /// where not stated.
+  std::string prompts;
+  std::filesystem::path folder;
+};
+
+/// Throws IoError for a path where nothing is, or a config.json that is none.
+inline CheckpointDescription describe_checkpoint(const std::filesystem::path& checkpoint) {
+  std::error_code ignored;
+  require<IoError>(std::filesystem::exists(checkpoint, ignored), "there is no checkpoint ", checkpoint.string(),
+                   "; name a folder with config.json and model.safetensors, or a .safetensors file");
+  CheckpointDescription description;
+  description.folder = std::filesystem::is_directory(checkpoint, ignored) ? checkpoint : checkpoint.parent_path();
+  const std::filesystem::path config = description.folder / "config.json";
+  if (!std::filesystem::exists(config, ignored)) return description;
+  const io::Json document = io::read_json(config);
+  const io::JsonView json(document, config.string());
+  description.model_type = json.get_or("model_type", "");
+  description.prompts = json.get_or("prompts", json.get_or("prompt_template", "").c_str());
+  return description;
+}
+
+namespace detail {
+
+template <class T>
+std::unique_ptr<segmentation::DenseModel> load_dense(Context<Cpu>& ctx, const std::filesystem::path& checkpoint,
+                                                     const CheckpointDescription& description,
+                                                     const std::string& system, const DenseModelOptions& options) {
+  if (system == "pacl") {
+    auto loaded = load_pacl<T>(ctx, description.folder);
+    return std::make_unique<DensePacl<T>>(std::move(loaded.model), loaded.statistics, options.pacl);
+  }
+  auto loaded = load_clip<T>(ctx, checkpoint, options.activation);
+  if (options.numerics == MaskclipNumerics::official) {
+    loaded.model = with_official_numerics(std::move(loaded.model));
+    loaded.statistics = data::imagenet_statistics;
+  }
+  MaskclipOptions maskclip = options.maskclip;
+  maskclip.form = system == "maskclip-value" ? MaskclipForm::value : MaskclipForm::residual;
+  return std::make_unique<DenseMaskclip<T>>(std::move(loaded.model), loaded.statistics, maskclip);
+}
+
+}  // namespace detail
+
+/// Loads a checkpoint (a folder, or one safetensors file) for dense prediction. Throws IoError or ValueError with a
+/// sentence.
+inline std::unique_ptr<segmentation::DenseModel> load_dense_model(Context<Cpu>& ctx,
+                                                                  const std::filesystem::path& checkpoint,
+                                                                  const DenseModelOptions& options = {}) {
+  const CheckpointDescription description = describe_checkpoint(checkpoint);
+  const std::string& type = description.model_type;
+  std::string system = options.system;
+  if (system == "auto") {
+    require<IoError>(type.empty() || type == "clip" || type == "pacl", (description.folder / "config.json").string(),
+                     ": model_type is \"", type, "\"; known are clip and pacl (or name the --system that reads it)");
+    system = type == "pacl" ? "pacl" : "maskclip";
+  }
+  require(system == "maskclip" || system == "maskclip-value" || system == "pacl", "there is no system '", system,
+          "'; there are auto, maskclip, maskclip-value and pacl");
+  require(system == "pacl" ? type == "pacl" : type != "pacl", "the checkpoint ", checkpoint.string(), " is ",
+          type.empty() ? "of a type that no config.json tells" : "a \"" + type + "\"", ", which --system ", system,
+          " does not read; leave --system at auto");
+  const bool pacl = system == "pacl";
+  require(!pacl || (options.maskclip.key_smoothing == 0 && options.maskclip.prompt_denoising == 0 &&
+                    options.numerics == MaskclipNumerics::clip),
+          "key smoothing, prompt denoising and --numerics belong to maskclip; the checkpoint ", checkpoint.string(),
+          " is a \"pacl\"");
+  require(options.dtype == Dtype::f32 || options.dtype == Dtype::bf16, "models run in f32 or bf16, not ",
+          dtype_name(options.dtype));
+  return options.dtype == Dtype::bf16 ? detail::load_dense<bfloat16>(ctx, checkpoint, description, system, options)
+                                      : detail::load_dense<float>(ctx, checkpoint, description, system, options);
+}
+
+}  // namespace tessera::systems
