@@ -26,7 +26,7 @@ struct TrainerOptions {
   double weight_decay = 0.05;  ///< of matrices; biases, norms, embeddings, positions and scales have none
   double largest_gradient_norm = 1.0;
   uint64_t seed = 0;
-  std::filesystem::path folder;  ///< of checkpoint.safetensors and metrics.jsonl; empty: neither is written
+  std::filesystem::path folder = {};  ///< of checkpoint.safetensors and metrics.jsonl; empty: neither is written
   int64_t save_every = 500;      ///< steps between checkpoints; the last step and Ctrl-C save too
   bool resume = true;            ///< go on from the folder's checkpoint where there is one
   bool quiet = false;            ///< no progress bar

@@ -1,0 +1,92 @@
+// Trains CLIP on captioned pictures, from random weights: embeddings of a picture and its caption are pulled together.
+// With a list of nouns each caption comes with a prompt for every noun in it, as in train_pacl; without, the loss is the
+// paper's. The model is saved in Hugging Face's form.
+//
+//   train_clip --data pictures.tsv --image-size 224 --patch-size 16 --width 512 --layers 12 --heads 8 --output model
+//   classify --checkpoint model --image photo.png --classes "dog,cat"
+#include <tessera/systems/clip_checkpoint.hpp>
+#include <tessera/train/batches.hpp>
+#include <tessera/train/text_batch.hpp>
+
+#include "common.hpp"
+#include "training_options.hpp"
+
+using namespace tessera;
+
+namespace {
+
+void run(const examples::TrainingOptions& options) {
+  examples::use_threads(options.threads);
+  Context<Cpu> ctx({.seed = options.training.seed});
+
+  // The captions and a vocabulary learned from them.
+  const auto captioned = options.open();
+  const auto prompts = examples::noun_prompts(captioned.nouns, options.prompt);
+  const auto tokenizer =
+      train::learn_vocabulary(*captioned.source, prompts, options.vocabulary, options.context_length);
+
+  auto model = systems::make_clip<float>(ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)},
+                                         nn::Initialisation::xavier);
+  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n", (long long)captioned.source->size(),
+              captioned.nouns.size(), (long long)tokenizer.vocabulary_size(), (long long)nn::parameter_count(model));
+
+  train::Batches batches(ctx, captioned.source, options.batches());
+  const auto encode = [&](Tape<Cpu>& tape, const std::vector<std::string>& texts) {
+    return l2_normalise(tape, model.encode_text(tape, train::tokenize(ctx, tokenizer, texts)));
+  };
+  // The paper's loss: one caption an image.
+  const auto plain_loss = [&](Tape<Cpu>& tape, int64_t step) {
+    const train::Batch batch = batches(step);
+    const auto images = l2_normalise(tape, model.encode_image(tape, Variable<float, 4>(batch.images)));
+    return contrastive(tape, images, encode(tape, batch.captions), model.logit_scale);
+  };
+  // Several texts an image.
+  std::optional<data::NounFinder> finder;
+  if (!captioned.nouns.empty()) finder.emplace(captioned.nouns, true);
+  const train::TextBatchOptions texts_options{.exclude_implied = !options.keep_implied,
+                                              .prompt = [&](int noun) { return prompts[size_t(noun)]; }};
+  const auto noun_loss = [&](Tape<Cpu>& tape, int64_t step) {
+    const train::Batch batch = batches(step);
+    const auto texts = train::make_text_batch(ctx, batch.captions, *finder, texts_options, ctx.random.draw());
+    const auto images = l2_normalise(tape, model.encode_image(tape, Variable<float, 4>(batch.images)));
+    auto distinct = encode(tape, texts.captions);
+    if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode(tape, texts.prompts));
+    const auto cosines = matmul(tape, images, embedding(tape, distinct, texts.rows), {}, {.transpose_b = true});
+    return multi_text_contrastive(tape, cosines, texts.owners, texts.excluded, model.logit_scale);
+  };
+
+  const auto save = [&](const std::filesystem::path& folder) {
+    examples::save_model(folder, tokenizer, options.prompt,
+                         [&](const std::filesystem::path& to) { systems::save_clip(model, {}, to); });
+  };
+  train::Trainer trainer(ctx, model, options.trainer());
+  const auto after_step = [&](int64_t step, double) -> io::Json {
+    if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
+    return {{"logit_scale", std::exp(model.logit_scale.value().data[0])}};
+  };
+  const bool finished = finder ? trainer.run(noun_loss, after_step) : trainer.run(plain_loss, after_step);
+  if (!finished) {
+    std::printf("stopped after step %lld of %lld; the same command goes on from there\n", (long long)trainer.step(),
+                (long long)options.training.steps);
+    return;
+  }
+  save(options.output);
+  std::printf("trained in %s; the model is in %s\n", train::clock_text(trainer.seconds()).c_str(),
+              options.output.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  examples::TrainingOptions options;
+  options.training.steps = 2000;
+  options.training.learning_rate = 1.2e-3;
+  CLI::App app{
+      "Trains CLIP on captioned pictures, from random weights.\n"
+      "Ctrl-C saves; the same command resumes. OUTPUT/metrics.jsonl holds a line a step.\n\n"
+      "  train_clip --data scenes:classic --output model\n"
+      "  train_clip --data pictures.tsv --image-size 224 --patch-size 16 --width 512 --output model\n"};
+  options.add_to(app);
+  examples::add_threads(app, options.threads);
+  return examples::run_program(app, argc, argv, "train_clip", [&] { run(options); });
+}

@@ -1,0 +1,108 @@
+// The command line that the trainers share: data, size of the model, schedule.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <string>
+
+#include <tessera/nn/text_transformer.hpp>
+#include <tessera/nn/vision_transformer.hpp>
+#include <tessera/train/caption_training.hpp>
+#include <tessera/train/trainer.hpp>
+
+namespace examples {
+
+struct TrainingOptions {
+  std::string data = "scenes:classic", nouns, output, prompt = "a photo of {article} {}";
+  int64_t image_size = 64, patch_size = 8, width = 128, layers = 3, text_layers = 2, heads = 4, embed_dim = 128;
+  int64_t vocabulary = 1000, context_length = 32, scenes = 48000, snapshots = 0;
+  double logit_scale = 20;
+  bool keep_implied = false, random_crop = false, fresh = false;
+  int threads = 0;
+  tessera::train::TrainerOptions training;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--data", data,
+                   "scenes:classic, scenes:rich, a folder of tar shards, a shard, or a table of path<TAB>caption (.tsv)")
+        ->capture_default_str();
+    app.add_option("--nouns", nouns, "file with one noun a line; scenes bring their own");
+    app.add_option("--output", output, "folder for model, checkpoint and metrics")->required();
+    app.add_option("--prompt", prompt, "prompt of a noun: {} is the noun, {article} is a or an")->capture_default_str();
+    app.add_flag("--keep-implied", keep_implied, "count texts as negatives of images whose caption implies them");
+    app.add_option("--steps", training.steps, "training steps")->capture_default_str();
+    app.add_option("--batch", training.batch, "images a step")->capture_default_str();
+    app.add_option("--learning-rate", training.learning_rate, "after the warm-up")->capture_default_str();
+    app.add_option("--warmup", training.warmup, "share of the steps")->capture_default_str();
+    app.add_option("--weight-decay", training.weight_decay, "of weights")->capture_default_str();
+    app.add_option("--seed", training.seed, "of initial weights and of the order of pictures")->capture_default_str();
+    app.add_option("--save-every", training.save_every, "steps between checkpoints")->capture_default_str();
+    app.add_option("--snapshots", snapshots, "copies of the model kept along the way, in OUTPUT/snapshots")
+        ->capture_default_str();
+    app.add_flag("--fresh", fresh, "begin anew, whatever the output folder holds");
+    app.add_option("--scenes", scenes, "number of rendered scenes")->capture_default_str();
+    app.add_option("--image-size", image_size, "side of the pictures")->capture_default_str();
+    app.add_option("--patch-size", patch_size, "side of a patch")->capture_default_str();
+    app.add_flag("--random-crop", random_crop, "random crops and flips instead of the central square");
+    app.add_option("--width", width, "channels of both towers")->capture_default_str();
+    app.add_option("--layers", layers, "blocks of the image tower")->capture_default_str();
+    app.add_option("--text-layers", text_layers, "blocks of the text tower")->capture_default_str();
+    app.add_option("--heads", heads, "attention heads of both towers")->capture_default_str();
+    app.add_option("--embed-dim", embed_dim, "channels of the common space")->capture_default_str();
+    app.add_option("--vocabulary", vocabulary, "most tokens to learn from the captions")->capture_default_str();
+    app.add_option("--context-length", context_length, "most tokens of a text")->capture_default_str();
+    app.add_option("--logit-scale", logit_scale, "initial factor on similarities")->capture_default_str();
+  }
+
+  tessera::train::CaptionedData open() const {
+    return tessera::train::open_captioned_data(data, nouns, int(image_size), scenes, 0);
+  }
+  tessera::train::TrainerOptions trainer() const {
+    tessera::train::TrainerOptions options = training;
+    options.folder = output;
+    options.resume = !fresh;
+    return options;
+  }
+  tessera::train::BatchOptions batches() const {
+    return {.batch = training.batch, .image_size = int(image_size), .random_crop = random_crop, .seed = training.seed};
+  }
+  tessera::nn::VisionConfig vision() const {
+    return {.image_size = image_size,
+            .patch_size = patch_size,
+            .transformer = {.width = width, .layers = layers, .heads = heads, .activation = tessera::Activation::gelu},
+            .embed_dim = embed_dim};
+  }
+  tessera::nn::TextConfig text(const tessera::data::Tokenizer& tokenizer) const {
+    return {.vocabulary_size = tokenizer.vocabulary_size(),
+            .context_length = context_length,
+            .transformer = {.width = width, .layers = text_layers, .heads = heads, .activation = tessera::Activation::gelu},
+            .embed_dim = embed_dim,
+            .end_of_text = tokenizer.eot()};
+  }
+};
+
+/// The prompts of all nouns.
+inline std::vector<std::string> noun_prompts(const std::vector<std::string>& nouns, const std::string& prompt) {
+  std::vector<std::string> prompts;
+  for (const auto& noun : nouns) prompts.push_back(tessera::segmentation::fill(prompt, noun));
+  return prompts;
+}
+
+/// Calls save(folder) for the model, with its vocabulary and prompt beside it: at the end, and for snapshots.
+template <class Save>
+void save_model(const std::filesystem::path& folder, const tessera::data::Tokenizer& tokenizer,
+                const std::string& prompt, Save&& save) {
+  save(folder);
+  tokenizer.save(folder);
+  tessera::train::write_prompt_template(folder, prompt);
+}
+
+/// Where the snapshot of a step lies, or an empty path where the step has none.
+inline std::filesystem::path snapshot_folder(const TrainingOptions& options, int64_t step) {
+  if (options.snapshots <= 0) return {};
+  const int64_t every = std::max<int64_t>(1, options.training.steps / options.snapshots);
+  if (step % every != 0 && step != options.training.steps) return {};
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%06lld", static_cast<long long>(step));
+  return std::filesystem::path(options.output) / "snapshots" / name;
+}
+
+}  // namespace examples
