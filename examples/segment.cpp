@@ -93,6 +93,11 @@ void run(const Options& options) {
   const auto pictures = pictures_of(options.image);
   const auto names = result_names(pictures);
   const std::string output = !options.output.empty() ? options.output : many ? "overlays" : "overlay.png";
+  if (!many) {
+    tessera::require(is_picture(output), "--output ", output, " must end in .png or .jpg");
+    tessera::require(options.labels.empty() || fs::path(options.labels).extension() == ".png", "--labels ",
+                     options.labels, " must end in .png (JPEG would change labels)");
+  }
   if (many) {
     for (const auto& folder : {output, options.labels, options.scores})
       if (!folder.empty()) make_folder(folder);
