@@ -1,6 +1,6 @@
 // Trains CLIP on captioned pictures, from random weights: embeddings of a picture and its caption are pulled together.
-// With a list of nouns each caption comes with a prompt for every noun in it, as in train_pacl; without, the loss is the
-// paper's. The model is saved in Hugging Face's form.
+// With a list of nouns each caption comes with a prompt for every noun in it, as in train_pacl; without, the loss is
+// the paper's. The model is saved in Hugging Face's form.
 //
 //   train_clip --data pictures.tsv --image-size 224 --patch-size 16 --width 512 --layers 12 --heads 8 --output model
 //   classify --checkpoint model --image photo.png --classes "dog,cat"
@@ -25,8 +25,8 @@ void run(const examples::TrainingOptions& options) {
   const auto tokenizer =
       train::learn_vocabulary(*captioned.source, prompts, options.vocabulary, options.context_length);
 
-  auto model = systems::make_clip<float>(ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)},
-                                         nn::Initialisation::xavier);
+  auto model = systems::make_clip<float>(
+      ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)}, nn::Initialisation::xavier);
   std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n", (long long)captioned.source->size(),
               captioned.nouns.size(), (long long)tokenizer.vocabulary_size(), (long long)nn::parameter_count(model));
 

@@ -21,8 +21,9 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
 
   // The captions, their nouns, and a vocabulary learned from them.
   const auto captioned = options.open();
-  require(!captioned.nouns.empty(), "there is no list of nouns: give --nouns FILE (one noun a line); words are learned "
-                                    "from prompts for the nouns of a caption");
+  require(!captioned.nouns.empty(),
+          "there is no list of nouns: give --nouns FILE (one noun a line); words are learned "
+          "from prompts for the nouns of a caption");
   const data::NounFinder finder(captioned.nouns, true);
   const auto prompts = examples::noun_prompts(captioned.nouns, options.prompt);
   const auto tokenizer =

@@ -21,8 +21,9 @@ struct TrainingOptions {
   tessera::train::TrainerOptions training;
 
   void add_to(CLI::App& app) {
-    app.add_option("--data", data,
-                   "scenes:classic, scenes:rich, a folder of tar shards, a shard, or a table of path<TAB>caption (.tsv)")
+    app.add_option(
+           "--data", data,
+           "scenes:classic, scenes:rich, a folder of tar shards, a shard, or a table of path<TAB>caption (.tsv)")
         ->capture_default_str();
     app.add_option("--nouns", nouns, "file with one noun a line; scenes bring their own");
     app.add_option("--output", output, "folder for model, checkpoint and metrics")->required();
@@ -71,11 +72,12 @@ struct TrainingOptions {
             .embed_dim = embed_dim};
   }
   tessera::nn::TextConfig text(const tessera::data::Tokenizer& tokenizer) const {
-    return {.vocabulary_size = tokenizer.vocabulary_size(),
-            .context_length = context_length,
-            .transformer = {.width = width, .layers = text_layers, .heads = heads, .activation = tessera::Activation::gelu},
-            .embed_dim = embed_dim,
-            .end_of_text = tokenizer.eot()};
+    return {
+        .vocabulary_size = tokenizer.vocabulary_size(),
+        .context_length = context_length,
+        .transformer = {.width = width, .layers = text_layers, .heads = heads, .activation = tessera::Activation::gelu},
+        .embed_dim = embed_dim,
+        .end_of_text = tokenizer.eot()};
   }
 };
 

@@ -9,8 +9,8 @@ namespace tessera::nn {
 
 template <class T, class Device = Cpu>
 struct MultiheadAttention {
-  Parameter<T, 2, Device> in_proj_weight;                // [3 C, C]
-  Parameter<accumulate_t<T>, 1, Device> in_proj_bias;    // [3 C]
+  Parameter<T, 2, Device> in_proj_weight;              // [3 C, C]
+  Parameter<accumulate_t<T>, 1, Device> in_proj_bias;  // [3 C]
   Linear<T, Device> out_proj;
   int64_t heads = 1;
 

@@ -1,5 +1,5 @@
-// Modules. A module is a plain struct with `void members(auto&& visit) { visit("weight", weight); … }`: no base class, no
-// registry, no stored pointers, so copying and moving just work. Members are parameters, modules, or std::vectors of
+// Modules. A module is a plain struct with `void members(auto&& visit) { visit("weight", weight); … }`: no base class,
+// no registry, no stored pointers, so copying and moving just work. Members are parameters, modules, or std::vectors of
 // modules; a parameter's full name joins the members' names with dots, as in PyTorch's state_dict.
 #pragma once
 #include <cmath>

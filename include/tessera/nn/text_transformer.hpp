@@ -47,8 +47,8 @@ struct TextTransformer {
   }
 
   /// Texts' embeddings [N, E] (not normalised) from ids [N, L], L <= the context length. Columns behind every row's end
-  /// of text are not computed: attention is causal, so they cannot change the result. `hidden`, for the first `L` tokens
-  /// all computed, receives the tokens before the first block and after every block.
+  /// of text are not computed: attention is causal, so they cannot change the result. `hidden`, for the first `L`
+  /// tokens all computed, receives the tokens before the first block and after every block.
   Variable<T, 2, Device> operator()(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids,
                                     std::vector<Variable<T, 3, Device>>* hidden = nullptr) const {
     require<ShapeError>(ids.shape[1] >= 1 && ids.shape[1] <= config.context_length, "text tower: ", ids.shape[1],
@@ -78,8 +78,8 @@ struct TextTransformer {
   }
 };
 
-/// A tower with random weights: CLIP's rule (token embedding 0.02, positions 0.01), or Glorot's with token embedding 0.1
-/// and positions 0.01.
+/// A tower with random weights: CLIP's rule (token embedding 0.02, positions 0.01), or Glorot's with token embedding
+/// 0.1 and positions 0.01.
 template <class T, class Device>
 TextTransformer<T, Device> make_text_transformer(Context<Device>& ctx, const TextConfig& config,
                                                  Initialisation initialisation) {

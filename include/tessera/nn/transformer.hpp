@@ -55,7 +55,8 @@ struct Transformer {
     for (size_t i = 0; i < blocks; ++i) {
       const auto& block = resblocks[i];
       if (recompute)
-        x = tessera::recompute(tape, [block, causal](Tape<Device>& t, const auto& v) { return block(t, v, causal); }, x);
+        x = tessera::recompute(
+            tape, [block, causal](Tape<Device>& t, const auto& v) { return block(t, v, causal); }, x);
       else
         x = block(tape, x, causal);
       if (hidden) hidden->push_back(x);

@@ -111,9 +111,12 @@ struct VisionTransformer {
   Variable<T, 3, Device> last_block(Tape<Device>& tape, const Variable<T, 3, Device>& x, DenseMode mode) const {
     const auto& block = transformer.resblocks.back();
     switch (mode) {
-      case DenseMode::identity_attention: return block.with_identity_attention(tape, x);
-      case DenseMode::value_path: return block.attn.value_path(tape, block.ln_1(tape, x));
-      default: return block(tape, x);
+      case DenseMode::identity_attention:
+        return block.with_identity_attention(tape, x);
+      case DenseMode::value_path:
+        return block.attn.value_path(tape, block.ln_1(tape, x));
+      default:
+        return block(tape, x);
     }
   }
   /// ln_post and projection of all tokens but the class token.

@@ -17,7 +17,7 @@ using data::ImageStatistics;
 struct StoredPart {
   std::string name;
   std::vector<int64_t> shape;
-  int64_t offset = 0;      ///< of its first element in our parameter
+  int64_t offset = 0;       ///< of its first element in our parameter
   bool transposed = false;  ///< stored as the transpose of our matrix
 };
 /// Names the stored parts of the parameter with our name and shape.
@@ -191,8 +191,9 @@ inline ClipConfig clip_config_from_huggingface(const io::JsonView& json) {
 /// not tell.
 inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activation activation) {
   const auto shape = [&](const std::string& name, size_t rank) -> const std::vector<int64_t>& {
-    require<IoError>(source.contains(name), source.description(), " has no parameter ", name,
-                     ": it is no CLIP with a ViT under OpenAI's names (a Hugging Face CLIP needs its config.json beside it)");
+    require<IoError>(
+        source.contains(name), source.description(), " has no parameter ", name,
+        ": it is no CLIP with a ViT under OpenAI's names (a Hugging Face CLIP needs its config.json beside it)");
     const auto& s = source.shape(name);
     bool fits = s.size() == rank;
     for (int64_t extent : s) fits = fits && extent > 0;
@@ -202,7 +203,8 @@ inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activa
   const auto layers = [&](const std::string& prefix) {
     int64_t count = 0;
     while (source.contains(sentence(prefix, "transformer.resblocks.", count, ".attn.in_proj_weight"))) ++count;
-    require<IoError>(count > 0, source.description(), " has no ", prefix, "transformer.resblocks.0.attn.in_proj_weight");
+    require<IoError>(count > 0, source.description(), " has no ", prefix,
+                     "transformer.resblocks.0.attn.in_proj_weight");
     return count;
   };
   const auto tower = [&](const std::string& prefix, int64_t width) {

@@ -1,7 +1,7 @@
-// MaskCLIP (Zhou, Loy & Dai, "Extract free dense labels from CLIP", 2022): dense features from CLIP without training. The
-// last block's attention is replaced by the identity, so that every patch keeps its own value embedding, which
-// is compared with the classes' text embeddings. Later papers use the name for two forms of the last block
-// (MaskclipForm); the official code's numerics differ from CLIP's (MaskclipNumerics).
+// MaskCLIP (Zhou, Loy & Dai, "Extract free dense labels from CLIP", 2022): dense features from CLIP without training.
+// The last block's attention is replaced by the identity, so that every patch keeps its own value embedding, which is
+// compared with the classes' text embeddings. Later papers use the name for two forms of the last block (MaskclipForm);
+// the official code's numerics differ from CLIP's (MaskclipNumerics).
 #pragma once
 #include <tessera/systems/clip_checkpoint.hpp>
 
@@ -44,8 +44,7 @@ Clip<T, Device> with_official_numerics(Clip<T, Device> clip) {
 template <class T, class Device>
 Variable<T, 3, Device> maskclip_patch_embeddings(Tape<Device>& tape, const Clip<T, Device>& clip,
                                                  const Variable<T, 4, Device>& images, MaskclipForm form) {
-  const auto mode =
-      form == MaskclipForm::value ? nn::DenseMode::value_path : nn::DenseMode::identity_attention;
+  const auto mode = form == MaskclipForm::value ? nn::DenseMode::value_path : nn::DenseMode::identity_attention;
   return l2_normalise(tape, clip.visual.dense(tape, images, mode));
 }
 
@@ -95,8 +94,7 @@ inline void smooth_by_keys(Context<Cpu>& ctx, Tensor<float, 2>& scores, Tensor<f
   const auto gathered = matmul(ctx, keys, probabilities, {}, {.transpose_a = true});
   const auto smoothed = matmul(ctx, keys, gathered);
   for (int64_t p = 0; p < scores.shape[0]; ++p) {
-    const auto& from =
-        row_maximum(probabilities, p) < float(options.key_smoothing) ? smoothed : probabilities;
+    const auto& from = row_maximum(probabilities, p) < float(options.key_smoothing) ? smoothed : probabilities;
     std::copy_n(from.data + p * scores.shape[1], scores.shape[1], scores.data + p * scores.shape[1]);
   }
 }
@@ -114,8 +112,7 @@ MaskclipScores maskclip(Context<Cpu>& ctx, const Clip<T>& clip, const Tensor<T, 
   MaskclipScores result;
   result.grid = clip.visual.grid(image.shape[2], image.shape[3]);
   const auto before = clip.visual.before_last_block(tape, input);
-  const auto mode =
-      options.form == MaskclipForm::value ? nn::DenseMode::value_path : nn::DenseMode::identity_attention;
+  const auto mode = options.form == MaskclipForm::value ? nn::DenseMode::value_path : nn::DenseMode::identity_attention;
   const auto embeddings =
       l2_normalise(tape, clip.visual.project_patches(tape, clip.visual.last_block(tape, before, mode))).value();
   const auto as_float = [&](const auto& from, int64_t first_row) {  // rows from first_row on, as float

@@ -18,7 +18,7 @@ namespace tessera::systems {
 struct PaclConfig {
   nn::VisionConfig vision;
   nn::TextConfig text;
-  double attention_scale = 1;  ///< on the cosines inside the softmax over patches (the paper: 1)
+  double attention_scale = 1;                       ///< on the cosines inside the softmax over patches (the paper: 1)
   double initial_logit_scale = 2.6592600369327779;  ///< ln(1 / 0.07)
 };
 

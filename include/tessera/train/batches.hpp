@@ -1,5 +1,5 @@
-// Batches of captioned pictures: in a random order of each epoch that depends on the seed alone, decoded and cut to size in
-// a thread of their own, one batch ahead of the step that uses them.
+// Batches of captioned pictures: in a random order of each epoch that depends on the seed alone, decoded and cut to
+// size in a thread of their own, one batch ahead of the step that uses them.
 #pragma once
 #include <omp.h>
 

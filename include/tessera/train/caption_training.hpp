@@ -20,13 +20,15 @@ struct CaptionedData {
 };
 
 /// "scenes:classic" or "scenes:rich" (rendered as training goes; `count` scenes), a folder of tar shards, one shard, or
-/// a table of path<TAB>caption. `noun_file` may be empty: scenes know their nouns, a folder of shards may hold nouns.txt.
+/// a table of path<TAB>caption. `noun_file` may be empty: scenes know their nouns, a folder of shards may hold
+/// nouns.txt.
 inline CaptionedData open_captioned_data(const std::string& name, const std::string& noun_file, int scene_size,
                                          int64_t scene_count, uint64_t scene_seed) {
   CaptionedData found;
   if (name.starts_with("scenes:")) {
     const std::string set = name.substr(7);
-    require(set == "classic" || set == "rich", "data: \"", name, "\" is unknown; scenes:classic and scenes:rich are known");
+    require(set == "classic" || set == "rich", "data: \"", name,
+            "\" is unknown; scenes:classic and scenes:rich are known");
     const auto renderer = std::make_shared<data::SceneRenderer>(
         set == "classic" ? data::classic_set() : data::rich_set(), data::Split::train,
         data::SceneOptions{.size = scene_size, .seed = scene_seed, .font = {}});

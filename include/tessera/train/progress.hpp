@@ -1,5 +1,5 @@
-// Progress of long work on a terminal: one line that redraws itself with bar, rate and time left; where the output is no
-// terminal, a line every few seconds.
+// Progress of long work on a terminal: one line that redraws itself with bar, rate and time left; where the output is
+// no terminal, a line every few seconds.
 #pragma once
 #include <unistd.h>
 
@@ -27,8 +27,15 @@ class Progress {
  public:
   /// `total` units of work (`unit`: "images"); `done` of them were done before, by a run that this one continues.
   Progress(std::string title, int64_t total, std::string unit, int64_t done = 0, std::FILE* stream = stderr)
-      : title_(std::move(title)), unit_(std::move(unit)), total_(total), first_(done), done_(done), stream_(stream),
-        terminal_(isatty(fileno(stream)) == 1), start_(Clock::now()), shown_(start_ - std::chrono::hours(1)) {}
+      : title_(std::move(title)),
+        unit_(std::move(unit)),
+        total_(total),
+        first_(done),
+        done_(done),
+        stream_(stream),
+        terminal_(isatty(fileno(stream)) == 1),
+        start_(Clock::now()),
+        shown_(start_ - std::chrono::hours(1)) {}
   ~Progress() { finish(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -53,9 +60,7 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static double seconds(Clock::time_point since) {
-    return std::chrono::duration<double>(Clock::now() - since).count();
-  }
+  static double seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
   void draw() {
     shown_ = Clock::now();
     constexpr int width = 24;
@@ -63,7 +68,7 @@ class Progress {
     const int full = int(fraction * width + 0.5);
     const std::string bar = std::string(size_t(full), '#') + std::string(size_t(width - full), '.');
     const double per_second = rate();
-    const std::string left = done_ >= total_    ? "done in " + clock_text(elapsed())
+    const std::string left = done_ >= total_  ? "done in " + clock_text(elapsed())
                              : per_second > 0 ? "ETA " + clock_text(double(total_ - done_) / per_second)
                                               : "ETA ?";
     char numbers[128];

@@ -26,8 +26,8 @@ struct TextBatch {
 };
 
 struct TextBatchOptions {
-  int most_nouns = 4;              ///< prompts per image; of more nouns a random choice
-  bool exclude_implied = true;     ///< fill `excluded`; otherwise it is zero
+  int most_nouns = 4;                      ///< prompts per image; of more nouns a random choice
+  bool exclude_implied = true;             ///< fill `excluded`; otherwise it is zero
   std::function<std::string(int)> prompt;  ///< the prompt of a noun, by its number in the finder's list
 };
 

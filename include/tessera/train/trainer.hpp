@@ -27,9 +27,9 @@ struct TrainerOptions {
   double largest_gradient_norm = 1.0;
   uint64_t seed = 0;
   std::filesystem::path folder = {};  ///< of checkpoint.safetensors and metrics.jsonl; empty: neither is written
-  int64_t save_every = 500;      ///< steps between checkpoints; the last step and Ctrl-C save too
-  bool resume = true;            ///< go on from the folder's checkpoint where there is one
-  bool quiet = false;            ///< no progress bar
+  int64_t save_every = 500;           ///< steps between checkpoints; the last step and Ctrl-C save too
+  bool resume = true;                 ///< go on from the folder's checkpoint where there is one
+  bool quiet = false;                 ///< no progress bar
 };
 
 /// Set by Ctrl-C while an Interruption is alive; the loop ends after the step in hand.
@@ -77,8 +77,7 @@ class Trainer {
     nn::for_each_parameter(model_, [&](const std::string& name, auto& p) {
       if (p.requires_grad()) parameters_.add(name, p);
     });
-    const auto [decayed, others] =
-        parameters_.partition([](const auto& p) { return decays(p.name(), p.rank()); });
+    const auto [decayed, others] = parameters_.partition([](const auto& p) { return decays(p.name(), p.rank()); });
     const optim::AdamWOptions adamw{options.learning_rate, options.beta1, options.beta2, options.epsilon,
                                     options.weight_decay};
     optimizer_.add_group(decayed, adamw);
@@ -116,20 +115,17 @@ class Trainer {
                      "; lower the learning rate, or resume from the last checkpoint with another seed");
       tape.backward(loss);
       const double norm = optim::gradient_norm(parameters_), factor = schedule(double(step_ + 1));
-      optimizer_.step({.learning_rate_factor = factor,
-                       .gradient_scale = optim::clip_factor(norm, options_.largest_gradient_norm)});
+      optimizer_.step(
+          {.learning_rate_factor = factor, .gradient_scale = optim::clip_factor(norm, options_.largest_gradient_norm)});
       optimizer_.clear_gradients();
       ++step_;
       seconds_ = seconds_before + progress.elapsed();
       char note[48];
       std::snprintf(note, sizeof note, "loss %.3f", value);
       progress.advance(options_.batch, note);
-      io::Json line = {{"step", step_},
-                       {"images", step_ * options_.batch},
-                       {"loss", value},
-                       {"learning_rate", options_.learning_rate * factor},
-                       {"gradient_norm", norm},
-                       {"seconds", seconds_}};
+      io::Json line = {{"step", step_},         {"images", step_ * options_.batch},
+                       {"loss", value},         {"learning_rate", options_.learning_rate * factor},
+                       {"gradient_norm", norm}, {"seconds", seconds_}};
       if (after_step) line.update(after_step(step_, value));
       if (!options_.folder.empty()) {
         append_metrics(line);
@@ -210,8 +206,9 @@ class Trainer {
     std::ofstream file(metrics_path(), std::ios::app);
     file << line.dump() << "\n";
     file.flush();
-    require<IoError>(bool(file), metrics_path().string(), ": cannot be written (is the disk full?); the last checkpoint, ",
-                     checkpoint_path().string(), ", is whole");
+    require<IoError>(bool(file), metrics_path().string(),
+                     ": cannot be written (is the disk full?); the last checkpoint, ", checkpoint_path().string(),
+                     ", is whole");
   }
 
   Context<Cpu>& ctx_;

@@ -1,0 +1,364 @@
+// The end of examples/demo.sh: how well does the model that was just trained segment scenes that it has never seen?
+// Writes metrics.json and report.html.
+//
+//   demo --model demo/model --baseline demo/baseline --output demo photo.jpg
+#include <tessera/data/scene_source.hpp>
+#include <tessera/segmentation/class_embeddings.hpp>
+#include <tessera/segmentation/classes.hpp>
+#include <tessera/segmentation/metrics.hpp>
+#include <tessera/segmentation/overlay.hpp>
+#include <tessera/systems/dense_models.hpp>
+#include <tessera/train/progress.hpp>
+#include <tessera/train/report.hpp>
+
+#include <ctime>
+#include <fstream>
+
+#include "common.hpp"
+
+using namespace tessera;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Options {
+  std::string model, baseline, output = "demo", checkpoint, classes;
+  std::vector<std::string> pictures;
+  uint64_t seed = 0;
+  int threads = 0;
+  double package_seconds = 0, started = 0;
+};
+
+/// How dense scores are read out: patches every `stride` pixels (0: the patch size) plus `gate` times the score of the
+/// whole image.
+struct ReadOut {
+  int64_t stride = 0;
+  double gate = 0;
+};
+
+/// CLIP read out as PACL is: MaskCLIP's patches, at any stride, and the image's own cosine as the gate.
+class ClipReadOut : public systems::detail::TwoTowers<float, systems::Clip<float>> {
+ public:
+  ClipReadOut(systems::LoadedClip<float> loaded, ReadOut read_out)
+      : TwoTowers(std::move(loaded.model), loaded.statistics), read_out_(read_out) {}
+  std::string system() const override { return "clip"; }
+  int64_t stride() const override { return read_out_.stride ? read_out_.stride : patch_size(); }
+  segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                                  const TensorView<const float, 2>& classes) const override {
+    Tape<Cpu> tape(ctx, false);
+    const auto dense =
+        model_.visual.dense(tape, Variable<float, 4>(image), nn::DenseMode::identity_attention, stride());
+    segmentation::DenseScores result;
+    result.grid = model_.visual.grid(image.shape[2], image.shape[3], stride());
+    result.patch_embeddings = l2_normalise(ctx, view(dense.value()).rows());
+    result.scores = matmul(ctx, result.patch_embeddings, classes, {}, {.transpose_b = true});
+    if (read_out_.gate != 0) result.gate = tessera::scale(ctx, view(score_image(ctx, image, classes)), read_out_.gate);
+    return result;
+  }
+  Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                               const TensorView<const float, 2>& classes) const override {
+    Tape<Cpu> tape(ctx, false);
+    const auto embedding = l2_normalise(tape, model_.encode_image(tape, Variable<float, 4>(image)));
+    return matmul(ctx, embedding.value(), classes, {}, {.transpose_b = true}).reshaped(Shape<1>{classes.shape[0]});
+  }
+
+ private:
+  ReadOut read_out_;
+};
+
+/// A trained folder, read out in one way, with the vectors of the scenes' classes.
+struct Reader {
+  std::unique_ptr<segmentation::DenseModel> model;
+  Tensor<float, 2> classes;
+};
+
+Reader open_model(Context<Cpu>& ctx, const fs::path& folder, const std::vector<std::string>& names, ReadOut read_out) {
+  Reader reader;
+  const auto description = systems::describe_checkpoint(folder);
+  if (description.model_type == "clip") {
+    reader.model = std::make_unique<ClipReadOut>(systems::load_clip<float>(ctx, folder), read_out);
+  } else {
+    const int64_t stride =
+        read_out.stride ? read_out.stride : systems::load_pacl<float>(ctx, folder).model.visual.config.patch_size;
+    systems::DenseModelOptions options;
+    options.pacl = {.stride = stride, .gate = read_out.gate};
+    reader.model = systems::load_dense_model(ctx, folder, options);
+  }
+  const segmentation::PromptSet prompts{"trained", segmentation::EnsembleRule::normalise_each, {description.prompts}};
+  std::vector<std::vector<std::string>> queries;
+  for (const auto& name : names) queries.push_back({name});
+  const auto tokenizer = data::Tokenizer::from_directory(folder);
+  reader.classes = segmentation::embed_classes(ctx, *reader.model, tokenizer, prompts, queries).vectors;
+  return reader;
+}
+
+/// Predictions for scenes, and what they are worth.
+struct Evaluation {
+  std::vector<data::LabelMap> predictions;
+  segmentation::SegmentationScores all, unseen;
+};
+
+Evaluation evaluate(Context<Cpu>& ctx, const Reader& reader, const std::vector<data::Scene>& scenes) {
+  Evaluation result;
+  result.predictions.resize(scenes.size());
+  parallel_for(int64_t(scenes.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto map = segmentation::score_picture(ctx, *reader.model, reader.classes, scenes[size_t(i)].image);
+      result.predictions[size_t(i)] = segmentation::label_picture(ctx, map);
+    }
+  });
+  const int classes = int(reader.classes.shape[0]);
+  segmentation::ConfusionMatrix all(classes), unseen(classes);
+  for (size_t i = 0; i < scenes.size(); ++i) {
+    all.add(result.predictions[i], scenes[i].labels);
+    if (scenes[i].unseen) unseen.add(result.predictions[i], scenes[i].labels);
+  }
+  result.all = segmentation::score(all);
+  result.unseen = segmentation::score(unseen);
+  return result;
+}
+
+/// The true background everywhere and no object: what any figure must be read against.
+double floor_of(const std::vector<data::Scene>& scenes, int classes) {
+  segmentation::ConfusionMatrix matrix(classes);
+  for (const auto& scene : scenes) {
+    data::LabelMap background(scene.image.width, scene.image.height, uint16_t(scene.words.at(0)));
+    matrix.add(background, scene.labels);
+  }
+  return segmentation::score(matrix).mean_iou;
+}
+
+std::vector<io::Json> read_lines(const fs::path& path) {
+  std::vector<io::Json> lines;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) lines.push_back(io::parse_json(line, path.string()));
+  require<IoError>(!lines.empty(), path.string(),
+                   " holds no lines; was the model trained by train_pacl or train_clip?");
+  return lines;
+}
+
+/// A map's colours over its picture, enlarged, with the names of its classes below.
+data::Image picture_of_labels(const data::Scene& scene, const data::LabelMap& labels,
+                              const std::vector<std::string>& names, const std::vector<data::Colour>& palette) {
+  constexpr int zoom = 4;
+  const int side = scene.image.width * zoom;
+  const auto large = data::resize(scene.image, side, side, data::Filter::nearest);
+  return segmentation::overlay(large, data::resize(labels, side, side), names, palette);
+}
+
+double percent(double share) { return 100 * share; }
+
+struct Curves {
+  std::vector<train::PlotSeries> loss, miou;
+};
+
+/// Loss of every step (smoothed) and, on the dev scenes, the score of every snapshot without gate at the patch's
+/// stride.
+Curves curves_of(Context<Cpu>& ctx, const fs::path& model, const data::SceneSet& set) {
+  Curves curves;
+  train::PlotSeries loss{"loss (mean of 20 steps)", {}};
+  double sum = 0;
+  int count = 0;
+  for (const auto& line : read_lines(model / "metrics.jsonl")) {
+    sum += line.at("loss").get<double>();
+    if (++count == 20) {
+      loss.points.emplace_back(line.at("images").get<double>(), sum / count);
+      sum = count = 0;
+    }
+  }
+  curves.loss.push_back(loss);
+  std::error_code ignored;
+  if (!fs::exists(model / "snapshots", ignored)) return curves;
+  const auto dev = data::SceneRenderer(set, data::Split::dev).render(0, data::usual_count(data::Split::dev));
+  std::vector<fs::path> folders;
+  for (const auto& entry : fs::directory_iterator(model / "snapshots")) folders.push_back(entry.path());
+  std::sort(folders.begin(), folders.end());
+  const auto config = io::read_json(model / "config.json");
+  train::PlotSeries raw{"mIoU %, dev scenes, raw", {}};
+  const double batch = read_lines(model / "metrics.jsonl").back().at("images").get<double>() /
+                       read_lines(model / "metrics.jsonl").back().at("step").get<double>();
+  train::Progress progress("curve", int64_t(folders.size()), "snapshots");
+  for (const auto& folder : folders) {
+    const auto reader = open_model(ctx, folder, set.names(), {});
+    const double images = batch * std::stod(folder.filename().string().substr(5));
+    raw.points.emplace_back(images, percent(evaluate(ctx, reader, dev).all.mean_iou));
+    progress.advance(1);
+  }
+  curves.miou.push_back(raw);
+  return curves;
+}
+
+/// The person's own pictures: by the demo's model, or by another checkpoint and its classes.
+void add_own_pictures(Context<Cpu>& ctx, train::Report& report, const Options& options,
+                      const std::vector<std::string>& words) {
+  if (options.pictures.empty()) return;
+  const bool other = !options.checkpoint.empty();
+  const fs::path folder = other ? options.checkpoint : options.model;
+  std::vector<std::string> names = words;
+  if (other) {
+    require(!options.classes.empty(), "--checkpoint needs --classes: a checkpoint does not say what to look for");
+    names.clear();
+    for (const auto& entry : segmentation::load_class_list(options.classes).classes) names.push_back(entry.name);
+  }
+  report.heading("Your pictures");
+  if (other)
+    report.paragraph("By the checkpoint " + folder.string() + ", for the classes that were named.");
+  else
+    report.paragraph(
+        "By the model above. It knows 48 words, has seen drawings on painted backgrounds and nothing else, and sees a "
+        "picture 64 pixels high: what it says of a photograph is a guess among those words. For photographs give a "
+        "CLIP "
+        "checkpoint: examples/demo.sh --checkpoint DIR --classes \"cat,dog,grass\" photo.jpg");
+  const auto model = systems::load_dense_model(ctx, folder);
+  const auto description = systems::describe_checkpoint(folder);
+  const auto prompts =
+      description.prompts.empty()
+          ? segmentation::prompt_set(std::string(segmentation::default_prompt_set))
+          : segmentation::PromptSet{"trained", segmentation::EnsembleRule::normalise_each, {description.prompts}};
+  std::vector<std::vector<std::string>> queries;
+  for (const auto& name : names) queries.push_back({name});
+  const auto tokenizer = data::Tokenizer::load(description.folder);
+  const auto classes = segmentation::embed_classes(ctx, *model, tokenizer, prompts, queries).vectors;
+  const auto palette = segmentation::class_palette(int(names.size()));
+  for (const auto& path : options.pictures) {
+    const auto picture = data::to_rgb(data::read_image(path));
+    const auto labels = segmentation::label_picture(ctx, segmentation::score_picture(ctx, *model, classes, picture));
+    const double shrink = std::min(1.0, 640.0 / std::max(picture.width, picture.height));
+    const int width = std::max(1, int(picture.width * shrink)), height = std::max(1, int(picture.height * shrink));
+    const auto small = data::resize(picture, width, height, data::Filter::bicubic);
+    report.pictures({small, segmentation::overlay(small, data::resize(labels, width, height), names, palette)}, path,
+                    320);
+  }
+}
+
+void run(const Options& options) {
+  examples::use_threads(options.threads);
+  Context<Cpu> ctx;
+  const fs::path model = options.model;
+  const std::string system = systems::describe_checkpoint(model).model_type;
+  const auto set = data::classic_set();
+  const auto names = set.names();
+  const auto scenes = data::SceneRenderer(set, data::Split::test).render(0, data::usual_count(data::Split::test));
+
+  const auto patch = io::read_json(model / "config.json").at("vision_config").at("patch_size").get<int64_t>();
+  const ReadOut plain{}, dense{patch / 2, 1.0};
+  const auto raw = evaluate(ctx, open_model(ctx, model, names, plain), scenes);
+  const auto gated = evaluate(ctx, open_model(ctx, model, names, dense), scenes);
+  std::optional<Evaluation> baseline;
+  if (!options.baseline.empty()) baseline = evaluate(ctx, open_model(ctx, options.baseline, names, dense), scenes);
+  const double floor = floor_of(scenes, int(names.size()));
+  const auto curves = curves_of(ctx, model, set);
+  const auto last = read_lines(model / "metrics.jsonl").back();
+
+  io::Json metrics = {{"system", system},
+                      {"classes", names.size()},
+                      {"seed", options.seed},
+                      {"images_seen", last.at("images")},
+                      {"training_seconds", last.at("seconds")},
+                      {"package_seconds", options.package_seconds},
+                      {"miou_raw", percent(raw.all.mean_iou)},
+                      {"miou", percent(gated.all.mean_iou)},
+                      {"miou_refined", nullptr},
+                      {"miou_unseen_combinations", percent(gated.unseen.mean_iou)},
+                      {"pixel_accuracy", percent(gated.all.pixel_accuracy)},
+                      {"floor", percent(floor)},
+                      {"baseline", nullptr},
+                      {"baseline_images_seen", nullptr}};
+  if (baseline) {
+    metrics["baseline"] = percent(baseline->all.mean_iou);
+    metrics["baseline_images_seen"] = read_lines(fs::path(options.baseline) / "metrics.jsonl").back().at("images");
+  }
+  for (size_t c = 0; c < names.size(); ++c) metrics["iou"][names[c]] = percent(gated.all.iou[c]);
+
+  train::Report report("Learned from captions, segmenting by words");
+  report.paragraph(
+      "A model with random weights saw rendered pictures with captions such as \"a photo of a dog and a key on "
+      "grass\", "
+      "and no label map. It was then asked, on " +
+      std::to_string(scenes.size()) + " scenes that it had never seen, which of " + std::to_string(names.size()) +
+      " words each pixel shows. Every second scene holds a combination that training never showed.");
+  report.figures({{train::number_text(percent(gated.all.mean_iou)), "mIoU %, " + system},
+                  {train::number_text(percent(gated.unseen.mean_iou)), "on unseen combinations"},
+                  {train::number_text(percent(floor)), "true background everywhere"},
+                  {baseline ? train::number_text(percent(baseline->all.mean_iou)) : "-",
+                   baseline ? "plain CLIP, " + metrics["baseline_images_seen"].dump() + " images" : "no baseline"},
+                  {metrics["images_seen"].dump(), "images seen"},
+                  {train::clock_text(last.at("seconds").get<double>()), "training"}});
+  report.heading("Learning");
+  report.plot("Loss over images seen", "images", curves.loss);
+  if (!curves.miou.empty()) report.plot("mIoU on 200 dev scenes over images seen", "images", curves.miou);
+  report.heading("Scenes it has never seen");
+  report.paragraph(
+      "Picture, true labels, prediction (all 48 words offered everywhere). Odd rows: combinations seen in "
+      "training; even rows: unseen ones.");
+  const auto palette = segmentation::class_palette(int(names.size()));
+  report.begin_gallery();
+  for (size_t i = 0; i < 16 && i < scenes.size(); ++i) {
+    const auto& scene = scenes[i];
+    constexpr int zoom = 4;
+    report.pictures(
+        {data::resize(scene.image, scene.image.width * zoom, scene.image.height * zoom, data::Filter::nearest),
+         picture_of_labels(scene, scene.labels, names, palette),
+         picture_of_labels(scene, gated.predictions[i], names, palette)},
+        scene.caption + (scene.unseen ? " (unseen combination)" : ""), 230);
+  }
+  report.end_gallery();
+  report.heading("Read-outs");
+  std::vector<std::vector<std::string>> read_outs = {
+      {system + ": patches at stride " + std::to_string(patch) + ", no gate",
+       train::number_text(percent(raw.all.mean_iou)), train::number_text(percent(raw.unseen.mean_iou))},
+      {system + ": patches at stride " + std::to_string(patch / 2) + ", image gate",
+       train::number_text(percent(gated.all.mean_iou)), train::number_text(percent(gated.unseen.mean_iou))}};
+  if (baseline)
+    read_outs.push_back({"plain CLIP (" + metrics["baseline_images_seen"].dump() + " images), stride " +
+                             std::to_string(patch / 2) + ", image gate",
+                         train::number_text(percent(baseline->all.mean_iou)),
+                         train::number_text(percent(baseline->unseen.mean_iou))});
+  read_outs.push_back({"true background everywhere, no object", train::number_text(percent(floor)), "-"});
+  report.table({"read-out", "mIoU %", "unseen combinations"}, read_outs);
+  add_own_pictures(ctx, report, options, names);
+  report.heading("IoU of each class");
+  std::vector<std::vector<std::string>> rows;
+  for (size_t c = 0; c < names.size(); ++c) rows.push_back({names[c], train::number_text(percent(gated.all.iou[c]))});
+  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return std::stod(a[1]) > std::stod(b[1]); });
+  report.table({"class", "IoU %"}, rows);
+  report.heading("Go on");
+  const std::string here = "build/cpu/examples/";
+  report.verbatim(here + "segment --checkpoint " + model.string() +
+                  " --image PICTURE --classes \"dog,grass,key\" --output overlay.png\n" + here +
+                  "train_pacl --data scenes:classic --output model --steps 4000\n" + here +
+                  "scenes --set rich --preview rich.png\n" + here + "train_pacl --help");
+
+  std::printf("\n%-14s %6s\n", "class", "IoU %");
+  for (const auto& row : rows) std::printf("%-14s %6s\n", row[0].c_str(), row[1].c_str());
+  std::printf("\nmIoU %.1f %% (unseen combinations %.1f, without gate %.1f; true background everywhere %.1f",
+              percent(gated.all.mean_iou), percent(gated.unseen.mean_iou), percent(raw.all.mean_iou), percent(floor));
+  if (baseline) std::printf("; plain CLIP %.1f", percent(baseline->all.mean_iou));
+  std::printf(")\n");
+  metrics["total_seconds"] = options.started > 0
+                                 ? double(std::time(nullptr)) - options.started - options.package_seconds
+                                 : last.at("seconds").get<double>();
+  examples::make_folder(options.output);
+  report.write(fs::path(options.output) / "report.html");
+  io::write_json(fs::path(options.output) / "metrics.json", metrics);
+  std::printf("report: %s\nmodel:  %s\n", (fs::path(options.output) / "report.html").string().c_str(),
+              model.string().c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app{"Evaluates a model that was trained on the classic scenes and writes report.html and metrics.json.\n"};
+  app.add_option("--model", options.model, "folder that train_pacl or train_clip wrote")->required();
+  app.add_option("--baseline", options.baseline, "folder of a second model to compare with");
+  app.add_option("--output", options.output, "folder of report.html and metrics.json")->capture_default_str();
+  app.add_option("--checkpoint", options.checkpoint, "another checkpoint for your own pictures");
+  app.add_option("--classes", options.classes, "what --checkpoint shall look for");
+  app.add_option("--seed", options.seed, "noted in metrics.json");
+  app.add_option("--package-seconds", options.package_seconds, "noted in metrics.json");
+  app.add_option("--started", options.started, "when the whole run began, in seconds since 1970");
+  app.add_option("pictures", options.pictures, "your own pictures");
+  examples::add_threads(app, options.threads);
+  return examples::run_program(app, argc, argv, "demo", [&] { run(options); });
+}
