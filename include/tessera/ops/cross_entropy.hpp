@@ -5,22 +5,18 @@
 // rows is 0 with zero gradients (PyTorch: NaN), and a soft target of exactly 0 takes no part, so that a class masked by
 // a logit of -infinity costs nothing (PyTorch: 0 * infinity = NaN).
 #pragma once
-#include <tessera/core/tensor.hpp>
+#include <tessera/ops/reduce.hpp>
 
 namespace tessera {
 namespace op {
 struct cross_entropy;
 }
 
-/// How the rows' losses become one number.
-enum class Reduction : uint8_t {
-  mean,  ///< over the rows that are not ignored; with soft targets over all rows
-  sum
-};
-
 struct CrossEntropyOptions {
   double label_smoothing = 0;   ///< in [0, 1]
   int32_t ignore_index = -100;  ///< a class number that means "no target"; soft targets have none
+  /// How the rows' losses become one number. The mean is over the rows that are not ignored; with soft targets over
+  /// all.
   Reduction reduction = Reduction::mean;
 };
 
