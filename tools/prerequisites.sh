@@ -34,9 +34,9 @@ tessera_install() {
 }
 
 # What building the library, its programs and its tests needs.
-tessera_build_packages=(g++ cmake ninja-build pkg-config libeigen3-dev libdnnl-dev nlohmann-json3-dev libutf8proc-dev
-  libarchive-dev libpng-dev libjpeg-dev zlib1g-dev libstb-dev libfreetype-dev libcli11-dev fonts-noto-color-emoji)
-tessera_test_packages=(catch2 unicode-data)
+tessera_build_packages=(g++ cmake ninja-build libeigen3-dev libdnnl-dev nlohmann-json3-dev libutf8proc-dev
+  libarchive-dev libpng-dev libjpeg-dev zlib1g-dev libfreetype-dev libcli11-dev fonts-noto-color-emoji)
+tessera_test_packages=(catch2 unicode-data pkg-config)
 
 # How many compilers may run at once: one a core, as far as memory goes (a file needs up to 1.5 GiB).
 tessera_jobs() {

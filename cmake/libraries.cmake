@@ -1,0 +1,63 @@
+# The libraries behind tessera's headers, found in one way by the project and by its installed package.
+#
+# tessera_find_libraries(<component>…) looks for what the components link to and sets tessera_missing_<component> to the
+# names of what was not found. Components: core (ops/, cpu/), io, data, scenes; one does not include another.
+
+macro(tessera_find_libraries)
+  foreach(tessera_component ${ARGN})
+    set(tessera_missing_${tessera_component} "")
+    if(tessera_component STREQUAL "core")
+      tessera_find_library(OpenMP::OpenMP_CXX OpenMP COMPONENTS CXX)
+      tessera_find_library(Eigen3::Eigen Eigen3 3.4 NO_MODULE)
+    elseif(tessera_component STREQUAL "io")
+      tessera_find_library(nlohmann_json::nlohmann_json nlohmann_json 3.11)
+    elseif(tessera_component STREQUAL "data")
+      tessera_find_library(PNG::PNG PNG)
+      tessera_find_library(JPEG::JPEG JPEG)
+      tessera_find_library(ZLIB::ZLIB ZLIB)
+      tessera_find_library(LibArchive::LibArchive LibArchive)
+      tessera_find_utf8proc()
+    elseif(tessera_component STREQUAL "scenes")
+      tessera_find_library(Freetype::Freetype Freetype)
+    endif()
+  endforeach()
+endmacro()
+
+macro(tessera_find_library target package)
+  if(NOT TARGET ${target})
+    find_package(${package} ${ARGN} QUIET)
+    if(NOT TARGET ${target})
+      list(APPEND tessera_missing_${tessera_component} ${package})
+    endif()
+  endif()
+endmacro()
+
+macro(tessera_find_utf8proc)
+  if(NOT TARGET tessera_utf8proc)
+    find_path(TESSERA_UTF8PROC_INCLUDE_DIR utf8proc.h)
+    find_library(TESSERA_UTF8PROC_LIBRARY utf8proc)
+    if(TESSERA_UTF8PROC_INCLUDE_DIR AND TESSERA_UTF8PROC_LIBRARY)
+      add_library(tessera_utf8proc UNKNOWN IMPORTED GLOBAL)
+      set_target_properties(tessera_utf8proc PROPERTIES IMPORTED_LOCATION "${TESSERA_UTF8PROC_LIBRARY}"
+        INTERFACE_INCLUDE_DIRECTORIES "${TESSERA_UTF8PROC_INCLUDE_DIR}")
+    else()
+      list(APPEND tessera_missing_${tessera_component} utf8proc)
+    endif()
+  endif()
+endmacro()
+
+# oneDNN. Not find_package: Debian's dnnl-config.cmake demands OpenCL, which the CPU engine does not use.
+macro(tessera_find_onednn)
+  set(tessera_missing_onednn "")
+  if(NOT TARGET tessera_dnnl)
+    find_path(TESSERA_DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
+    find_library(TESSERA_DNNL_LIBRARY dnnl)
+    if(TESSERA_DNNL_INCLUDE_DIR AND TESSERA_DNNL_LIBRARY)
+      add_library(tessera_dnnl UNKNOWN IMPORTED GLOBAL)
+      set_target_properties(tessera_dnnl PROPERTIES IMPORTED_LOCATION "${TESSERA_DNNL_LIBRARY}"
+        INTERFACE_INCLUDE_DIRECTORIES "${TESSERA_DNNL_INCLUDE_DIR}")
+    else()
+      set(tessera_missing_onednn oneDNN)
+    endif()
+  endif()
+endmacro()
