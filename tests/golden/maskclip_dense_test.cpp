@@ -30,7 +30,8 @@ nn::VisionTransformer<float> read_tower(Context<Cpu>& ctx, const Case& which) {
 
 }  // namespace
 
-TEST_CASE("golden maskclip_dense: identity attention and the plain block, forward and gradients", "[golden][maskclip]") {
+TEST_CASE("golden maskclip_dense: identity attention and the plain block, forward and gradients",
+          "[golden][maskclip]") {
   for (const Case& which : find_cases("maskclip_dense")) {
     Context<Cpu> ctx({.memory = {.fill_with_nan = true}});
     for (const auto& [variant, mode] :
@@ -41,13 +42,14 @@ TEST_CASE("golden maskclip_dense: identity attention and the plain block, forwar
       Tape<Cpu> tape(ctx);
       const Variable<float, 4> image(which.read<float, 4>(ctx, "input.image"), true);
       const auto last = tower.last_block(tape, tower.before_last_block(tape, image), mode);
-      compare(which, "mid." + variant + ".block" + std::to_string(tower.config.transformer.layers - 1), view(last.value()));
+      compare(which, "mid." + variant + ".block" + std::to_string(tower.config.transformer.layers - 1),
+              view(last.value()));
       // all tokens through ln_post and proj, the class token too
       const auto tokens = matmul(tape, tower.ln_post(tape, last), tower.proj);
       compare(which, "out." + variant + ".tokens", view(tokens.value()));
       tape.backward(tokens, which.read<float, 3>(ctx, "input.dout"));
       compare(which, "grad." + variant + ".input.image", view(image.grad()));
-      size_t compared = 0;
+      int64_t compared = 0;
       nn::for_each_parameter(tower, [&](const std::string& name, auto& parameter) {
         const std::string gradient = "grad." + variant + ".param." + name;
         if (!which.has(gradient)) return;
@@ -61,7 +63,26 @@ TEST_CASE("golden maskclip_dense: identity attention and the plain block, forwar
         }
         ++compared;
       });
-      CHECK(compared > 40);
+      CHECK(compared == which.description()["variants"][variant].get<int64_t>("n_params"));
     }
+  }
+}
+
+TEST_CASE("golden maskclip_dense: the position table resized to the picture's grid, and its gradient",
+          "[golden][maskclip]") {
+  for (const Case& which : find_cases("maskclip_dense")) {
+    if (!which.has_variant("pos_embed")) continue;
+    Context<Cpu> ctx({.memory = {.fill_with_nan = true}});
+    const auto config = which.config();
+    const int64_t stored = config.get<int64_t>("stored_grid"), patch = config.get<int64_t>("patch");
+    const auto image = which.shape("input.image");
+    const Variable<float, 2> table(which.read<float, 2>(ctx, "param.positional_embedding"), true);
+    Tape<Cpu> tape(ctx);
+    const auto resized = resize_positional_embedding(
+        tape, table,
+        {.stored_height = stored, .stored_width = stored, .height = image[2] / patch, .width = image[3] / patch});
+    compare(which, "out.pos_embed.resized", view(resized.value()));
+    tape.backward(resized, which.read<float, 2>(ctx, "input.dpos"));
+    compare(which, "grad.pos_embed.param.positional_embedding", view(table.grad()));
   }
 }
