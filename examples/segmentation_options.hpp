@@ -84,9 +84,9 @@ struct ModelOptions {
     const auto rule = synonyms == "best" ? segmentation::SynonymRule::best : segmentation::SynonymRule::average;
     auto embeddings = segmentation::embed_classes(ctx, model, load_tokenizer(), prompt_set, queries, {rule});
     if (embeddings.shortened > 0)
-      std::fprintf(stderr, "note: %lld of %lld prompts are longer than the model's %lld tokens and were cut\n",
-                   static_cast<long long>(embeddings.shortened), static_cast<long long>(embeddings.texts),
-                   static_cast<long long>(model.context_length()));
+      std::printf("note: %lld of %lld prompts are longer than the model's %lld tokens and were cut\n",
+                  static_cast<long long>(embeddings.shortened), static_cast<long long>(embeddings.texts),
+                  static_cast<long long>(model.context_length()));
     return embeddings;
   }
 };

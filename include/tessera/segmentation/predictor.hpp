@@ -173,7 +173,7 @@ inline ScoreMap score_picture(Context<Cpu>& ctx, const DenseModel& model,
 
 /// How scores become labels.
 struct LabelRule {
-  std::vector<uint16_t> label_of_row;  ///< of each row of class embeddings; empty: its number
+  std::vector<uint16_t> label_of_row = {};  ///< of each row of class embeddings; empty: its number
   /// Pixels whose largest probability, the softmax over rows of scale * score, is below this get background_label;
   /// 0: off.
   double background_threshold = 0;

@@ -129,12 +129,12 @@ class DensePacl : public TwoTowers<T, Pacl<T>> {
 }  // namespace detail
 
 struct DenseModelOptions {
-  std::string system = "auto";           ///< maskclip, maskclip-value, pacl; auto: what config.json's model_type names
-  Dtype dtype = Dtype::f32;              ///< of weights and activations: f32 or bf16
-  std::optional<Activation> activation;  ///< where the checkpoint does not tell it
+  std::string system = "auto";  ///< maskclip, maskclip-value, pacl; auto: what config.json's model_type names
+  Dtype dtype = Dtype::f32;     ///< of weights and activations: f32 or bf16
+  std::optional<Activation> activation = {};  ///< where the checkpoint does not tell it
   MaskclipNumerics numerics = MaskclipNumerics::clip;
-  MaskclipOptions maskclip;  ///< its form follows from `system`
-  PaclReadout pacl;
+  MaskclipOptions maskclip = {};  ///< its form follows from `system`
+  PaclReadout pacl = {};
 };
 
 /// What a checkpoint says about itself in config.json.
