@@ -69,6 +69,11 @@ template <class T, int Rank, class Device>
 Parameter<T, Rank, Device> constant(Context<Device>& ctx, const Shape<Rank>& shape, double value) {
   return make_parameter<T, Rank>(ctx, shape, [=](size_t) { return value; });
 }
+/// With values still to be written, by what loads them: drawing numbers for a large model takes seconds.
+template <class T, int Rank, class Device>
+Parameter<T, Rank, Device> unset(Context<Device>& ctx, const Shape<Rank>& shape) {
+  return Parameter<T, Rank, Device>(Tensor<T, Rank, Device>(ctx, shape), true);
+}
 /// Normal with the given standard deviation. Each call draws a stream of the context's random numbers.
 template <class T, int Rank, class Device>
 Parameter<T, Rank, Device> normal(Context<Device>& ctx, const Shape<Rank>& shape, double deviation) {

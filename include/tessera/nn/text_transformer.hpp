@@ -84,10 +84,12 @@ template <class T, class Device>
 TextTransformer<T, Device> make_text_transformer(Context<Device>& ctx, const TextConfig& config,
                                                  Initialisation initialisation) {
   const int64_t width = config.transformer.width;
-  const bool clip = initialisation == Initialisation::clip;
+  const bool clip = initialisation != Initialisation::xavier;
   TextTransformer<T, Device> t;
   t.config = config;
-  t.token_embedding.weight = normal<T, 2>(ctx, {config.vocabulary_size, width}, clip ? 0.02 : 0.1);
+  const Shape<2> table{config.vocabulary_size, width};
+  t.token_embedding.weight =
+      initialisation == Initialisation::none ? unset<T, 2>(ctx, table) : normal<T, 2>(ctx, table, clip ? 0.02 : 0.1);
   t.positional_embedding = normal<T, 2>(ctx, {config.context_length, width}, 0.01);
   t.transformer = make_transformer<T>(ctx, config.transformer, initialisation);
   t.ln_final = make_layernorm<T>(ctx, width, config.transformer.epsilon);

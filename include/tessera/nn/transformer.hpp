@@ -65,8 +65,12 @@ struct Transformer {
   }
 };
 
-/// How weights start: CLIP's published rule for its text tower, and Glorot's with zero biases.
-enum class Initialisation : uint8_t { clip, xavier };
+/// How weights start.
+enum class Initialisation : uint8_t {
+  clip,    ///< CLIP's published rule for its text tower
+  xavier,  ///< Glorot's, with zero biases
+  none,    ///< CLIP's, but large matrices are left unset, for a checkpoint that fills all of them
+};
 
 /// A transformer with random weights.
 template <class T, class Device>
@@ -80,6 +84,7 @@ Transformer<T, Device> make_transformer(Context<Device>& ctx, const TransformerC
   const double residual_deviation = attention_deviation * std::pow(2.0 * double(config.layers), -0.5);
   const double mlp_deviation = std::pow(2.0 * double(width), -0.5);
   const auto weight = [&](int64_t out, int64_t in, double deviation) {
+    if (initialisation == Initialisation::none) return unset<T, 2>(ctx, {out, in});
     return initialisation == Initialisation::clip ? normal<T, 2>(ctx, {out, in}, deviation)
                                                   : xavier_uniform<T>(ctx, {out, in});
   };

@@ -134,7 +134,7 @@ VisionTransformer<T, Device> make_vision_transformer(Context<Device>& ctx, const
   const int64_t width = config.transformer.width, patch = config.patch_size, inputs = config.channels * patch * patch;
   require(config.image_size > 0 && patch > 0 && config.image_size % patch == 0, "vision tower: image size ",
           config.image_size, " is not a multiple of the patch size ", patch);
-  const bool clip = initialisation == Initialisation::clip;
+  const bool clip = initialisation != Initialisation::xavier;
   const double deviation = clip ? std::pow(double(width), -0.5) : 0.02;
   VisionTransformer<T, Device> v;
   v.config = config;

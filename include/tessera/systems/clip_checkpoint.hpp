@@ -330,7 +330,7 @@ LoadedClip<T, Device> load_clip(Context<Device>& ctx, const std::filesystem::pat
     }
   }
   if (activation) config.vision.transformer.activation = config.text.transformer.activation = *activation;
-  loaded.model = make_clip<T>(ctx, config);
+  loaded.model = make_clip<T>(ctx, config, nn::Initialisation::none);
   load_module(loaded.model, source, huggingface ? ParameterNaming(huggingface_names) : ParameterNaming(own_names),
               {.ignore = detail::clip_ignored_names()});
   return loaded;
