@@ -6,14 +6,18 @@
 namespace tessera {
 
 /// y = f(tape, x) without keeping f's activations. f is called again in the backward pass, with the random state that
-/// it saw the first time; parameters inside f are shared handles and receive their gradients as usual.
+/// it saw the first time, and computes the same bits; parameters inside f are shared handles and receive their
+/// gradients as usual.
 template <class F, class T, int Rank, class Device>
 auto recompute(Tape<Device>& tape, F f, const Variable<T, Rank, Device>& x) {
   const RandomState random = tape.ctx.random;
-  Tape<Device> quiet(tape.ctx, false);
-  auto y = f(quiet, x);
-  if (!tape.recording()) return y;
-  y.state().requires_grad = true;
+  // A record that is dropped at once: without one, matrix products fuse activations, which differ in the last bit.
+  const auto first_time = [&] {
+    Tape<Device> dropped(tape.ctx, tape.recording());
+    return f(dropped, x);
+  };
+  auto y = first_time();
+  if (!y.requires_grad()) return y;
   tape.record([=](Tape<Device>& t) {
     auto d_y = take_grad(y);
     if (!d_y) return;

@@ -70,11 +70,15 @@ class Tape {
     add(view(grad));
   }
 
-  /// Gradients of sum(out * d_out) in all variables that require one. Frees the record as it goes.
+  /// Gradients of sum(out * d_out) in all variables that require one. Frees the record as it goes: a second call
+  /// without anything recorded in between throws ValueError.
   template <class V>
   void backward(const V& out, decltype(V::State::grad) d_out) {
     expect_shape("Tape::backward", "d_out", d_out.shape, out.shape(), "", "out");
     require(out.requires_grad(), "Tape::backward: the output depends on no variable that requires a gradient");
+    require(!spent_ || !nodes_.empty(),
+            "Tape::backward: the record was used up by the backward pass before; add losses up and call it once, or "
+            "compute the loss anew");
     out.state().grad = std::move(d_out);
     run();
   }
@@ -92,8 +96,9 @@ class Tape {
       nodes_.pop_back();
       node(*this);
     }
+    spent_ = true;
   }
-  bool recording_;
+  bool recording_, spent_ = false;
   std::vector<Node> nodes_;
 };
 
