@@ -20,7 +20,7 @@ struct Reference {
 template <class T>
 Reference reference(TensorView<const T, 4> query, TensorView<const T, 4> key, TensorView<const T, 4> value,
                     TensorView<const T, 4> d_out, const std::vector<int32_t>& lengths, bool causal, double scale) {
-  const auto [items, queries, heads, channels] = query.shape;
+  const int64_t items = query.shape[0], queries = query.shape[1], heads = query.shape[2], channels = query.shape[3];
   const int64_t keys = key.shape[1];
   Reference r;
   r.out.resize(size_t(query.size()));
