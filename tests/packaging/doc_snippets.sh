@@ -27,7 +27,7 @@ statements=$out/doc_statements.cpp
     /^<!-- compiled -->$/ { mark = "new"; next }
     /^<!-- compiled: continued -->$/ { mark = "continued"; next }
     /^```cpp$/ && mark != "" {
-      if (mark == "new") { close_function(); printf "[[maybe_unused]] static void snippet_%d(Context<Cpu>& ctx) {\n", ++n; open = 1 }
+      if (mark == "new") { close_function(); printf "[[maybe_unused]] static void snippet_%d([[maybe_unused]] Context<Cpu>& ctx) {\n", ++n; open = 1 }
       printf "#line %d \"%s\"\n", FNR + 1, FILENAME
       inside = 1
     }
@@ -50,5 +50,5 @@ files=("$out"/doc_file_*.cpp)
 echo "$count functions of statements, ${#files[@]} files"
 [ "$count" -ge 10 ] || { echo "too few snippets were found"; exit 1; }
 for file in "$statements" "${files[@]}"; do
-  "$compiler" -std=c++20 -fopenmp -fsyntax-only -Wall -Wextra -Wno-unused -I include "$@" "$file"
+  "$compiler" -std=c++20 -fopenmp -fsyntax-only -Wall -Wextra -Werror -Wno-unused -I include "$@" "$file"
 done
