@@ -28,6 +28,27 @@ inline dnnl_memory::desc onednn_desc(const MatrixProduct::Operand& x, Dtype dtyp
           {x.batch ? x.batch : rows * columns, x.transposed ? 1 : x.row, x.transposed ? x.row : 1}};
 }
 
+// Versions 2 and 3 of the library differ in these two calls.
+inline void onednn_activation(::dnnl::post_ops& after, ::dnnl::algorithm algorithm, float alpha = 0) {
+#if DNNL_VERSION_MAJOR >= 3
+  after.append_eltwise(algorithm, alpha, 0);
+#else
+  after.append_eltwise(1, algorithm, alpha, 0);
+#endif
+}
+inline ::dnnl::matmul::primitive_desc onednn_matmul(const dnnl_memory::desc& a, const dnnl_memory::desc& b,
+                                                    const dnnl_memory::desc* bias, const dnnl_memory::desc& c,
+                                                    const ::dnnl::primitive_attr& attributes) {
+  using Product = ::dnnl::matmul;
+#if DNNL_VERSION_MAJOR >= 3
+  return bias ? Product::primitive_desc(onednn_engine(), a, b, *bias, c, attributes)
+              : Product::primitive_desc(onednn_engine(), a, b, c, attributes);
+#else
+  const Product::desc product = bias ? Product::desc(a, b, *bias, c) : Product::desc(a, b, c);
+  return Product::primitive_desc(product, attributes, onednn_engine());
+#endif
+}
+
 inline void onednn_execute(Pool<Cpu>& pool, const MatrixProduct& p) {
   namespace d = ::dnnl;
   const auto a_desc = onednn_desc(p.a, p.in, p.count, p.m, p.k), b_desc = onednn_desc(p.b, p.in, p.count, p.k, p.n);
@@ -36,21 +57,28 @@ inline void onednn_execute(Pool<Cpu>& pool, const MatrixProduct& p) {
   d::post_ops after;
   if (p.add) after.append_sum();
   switch (p.activation) {
-    case Activation::none: break;
-    case Activation::relu: after.append_eltwise(1, d::algorithm::eltwise_relu, 0, 0); break;
-    case Activation::gelu: after.append_eltwise(1, d::algorithm::eltwise_gelu_erf, 0, 0); break;
-    case Activation::gelu_tanh: after.append_eltwise(1, d::algorithm::eltwise_gelu_tanh, 0, 0); break;
-    case Activation::quick_gelu: after.append_eltwise(1, d::algorithm::eltwise_swish, 1.702f, 0); break;
+    case Activation::none:
+      break;
+    case Activation::relu:
+      onednn_activation(after, d::algorithm::eltwise_relu);
+      break;
+    case Activation::gelu:
+      onednn_activation(after, d::algorithm::eltwise_gelu_erf);
+      break;
+    case Activation::gelu_tanh:
+      onednn_activation(after, d::algorithm::eltwise_gelu_tanh);
+      break;
+    case Activation::quick_gelu:
+      onednn_activation(after, d::algorithm::eltwise_swish, 1.702f);
+      break;
   }
   d::primitive_attr attributes;
   attributes.set_post_ops(after);
   attributes.set_scratchpad_mode(d::scratchpad_mode::user);  // the library's own is shared by threads
-  const dnnl_memory::desc bias_desc = p.bias ? dnnl_memory::desc({1, 1, p.n}, dnnl_memory::data_type::f32,
-                                                                 dnnl_memory::format_tag::abc)
-                                             : dnnl_memory::desc();
-  const d::matmul::desc desc = p.bias ? d::matmul::desc(a_desc, b_desc, bias_desc, c_desc)
-                                      : d::matmul::desc(a_desc, b_desc, c_desc);
-  const d::matmul::primitive_desc primitive_desc(desc, attributes, onednn_engine());
+  const dnnl_memory::desc bias_desc =
+      p.bias ? dnnl_memory::desc({1, 1, p.n}, dnnl_memory::data_type::f32, dnnl_memory::format_tag::abc)
+             : dnnl_memory::desc();
+  const auto primitive_desc = onednn_matmul(a_desc, b_desc, p.bias ? &bias_desc : nullptr, c_desc, attributes);
   const auto scratch = pool.allocate(primitive_desc.scratchpad_desc().get_size());
   thread_local d::stream stream(onednn_engine());
   const auto memory = [](const dnnl_memory::desc& m, const void* data) {
