@@ -32,6 +32,7 @@ void add_arithmetic(Arithmetic kind, int64_t rows, int64_t columns, bool broadca
     const auto y = row.output<T>("y", a.shape);
     row.work = [=, &row] { arithmetic_forward(row.ctx, view(y), a, view(b), kind); };
   });
+  if (kind == Arithmetic::add && !broadcast) return;  // the gradients are d_y itself
   add_row(row_name<T>(operation, "backward", shape), [=](Row& row) {
     const auto a = row.input<T>("a", Shape<2>{rows, columns}), b = row.input<T>("b", b_shape);
     const auto d_y = row.input<T>("d_y", a.shape);

@@ -38,7 +38,8 @@ struct Row {
   std::vector<io::NamedTensor> inputs;
   std::function<std::vector<io::NamedTensor>()> more_inputs;  // a model's parameters, collected when they are wanted
   std::vector<std::pair<std::string, std::function<AnyTensor()>>> outputs;  // read after the work
-  double flops = 0;  // multiplications and additions of one run, where that is what bounds the work
+  double bytes_moved = 0;  // that one run reads and writes at least; 0: inputs and outputs once
+  double flops = 0;        // multiplications and additions of one run, where that is what bounds the work
 
   /// An input of normal numbers, times `deviation`.
   template <class T, size_t Rank>
@@ -67,8 +68,8 @@ struct Row {
     outputs.emplace_back(name, [tensor] { return io::to_any(tensor); });
     return tensor;
   }
-  /// Bytes that a run reads and writes at least: inputs and outputs once.
   double bytes() const {
+    if (bytes_moved > 0) return bytes_moved;
     double sum = 0;
     for (const io::NamedTensor& named : inputs) sum += double(named.tensor.bytes());
     for (const auto& [name, read] : outputs) sum += double(read().bytes());

@@ -55,6 +55,7 @@ void add_embedding(int64_t items, int64_t tokens, int64_t vocabulary, int64_t ch
     const auto table = row.input<float>("table", Shape<2>{vocabulary, channels});
     const auto ids = row.numbers("ids", Shape<2>{items, tokens}, uint32_t(vocabulary));
     const auto out = row.output<float>("out", out_shape);
+    row.bytes_moved = 2 * 4.0 * double(out.size());
     row.work = [=, &row] { embedding_forward(row.ctx, view(out), table, ids); };
   });
   add_row(row_name<float>("embedding", "backward", shape), [=](Row& row) {
