@@ -43,8 +43,9 @@ class Batches {
 
   /// The batch of step `step` (from 0). The next step's is begun before this returns.
   Batch operator()(int64_t step) {
-    if (next_.valid() && next_step_ != step) next_.wait();
-    Batch batch = next_step_ == step ? next_.get() : load(step);
+    const bool begun = next_.valid() && next_step_ == step;
+    if (next_.valid() && !begun) next_.wait();
+    Batch batch = begun ? next_.get() : load(step);
     next_step_ = step + 1;
     next_ = std::async(std::launch::async, [this, step] {
       omp_set_num_threads(1);  // in this thread: the others compute the step in hand

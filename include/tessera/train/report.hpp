@@ -87,19 +87,24 @@ class Report {
   void begin_gallery() { body_ += "<div class=\"gallery\">\n"; }
   void end_gallery() { body_ += "</div>\n"; }
 
-  /// Lines over a common axis; y from 0 (or the least value, if negative) to the largest.
+  /// Lines over a common axis; y from 0 (or the least value, if negative) to the largest. Points that are not finite
+  /// are left out; without any point there is no plot.
   void plot(const std::string& title, const std::string& x_name, const std::vector<PlotSeries>& series) {
     constexpr double width = 520, height = 260, left = 48, right = 12, top = 14, bottom = 34;
     double x_low = std::numeric_limits<double>::max(), x_high = -x_low, y_low = 0, y_high = -x_low;
     for (const auto& line : series)
       for (const auto& [x, y] : line.points) {
+        if (!std::isfinite(x) || !std::isfinite(y)) continue;
         x_low = std::min(x_low, x);
         x_high = std::max(x_high, x);
         y_low = std::min(y_low, y);
         y_high = std::max(y_high, y);
       }
-    if (x_high <= x_low || y_high <= y_low) return;
+    if (x_high < x_low) return;  // no points
+    if (x_high == x_low) x_high += 1;
+    if (y_high <= y_low) y_high = y_low + 1;
     const double step = tick_step(y_high - y_low);
+    y_low = std::floor(y_low / step) * step;
     y_high = std::ceil(y_high / step) * step;
     const auto at_x = [&](double x) { return left + (x - x_low) / (x_high - x_low) * (width - left - right); };
     const auto at_y = [&](double y) {
@@ -123,7 +128,13 @@ class Report {
     constexpr const char* colours[] = {"#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed"};
     for (size_t i = 0; i < series.size(); ++i) {
       std::string points;
-      for (const auto& [x, y] : series[i].points) points += number_text(at_x(x)) + "," + number_text(at_y(y)) + " ";
+      for (const auto& [x, y] : series[i].points) {
+        if (!std::isfinite(x) || !std::isfinite(y)) continue;
+        points += number_text(at_x(x)) + "," + number_text(at_y(y)) + " ";
+        if (series[i].points.size() == 1)  // a line of one point would not show
+          svg += "<circle r=\"3\" fill=\"" + std::string(colours[i % 5]) + "\" cx=\"" + number_text(at_x(x)) +
+                 "\" cy=\"" + number_text(at_y(y)) + "\"/>";
+      }
       svg += "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"" + std::string(colours[i % 5]) + "\" points=\"" +
              points + "\"/>";
       svg += "<text x=\"" + number_text(left + 10) + "\" y=\"" + number_text(top + 12 + 15 * double(i)) + "\" fill=\"" +

@@ -50,11 +50,11 @@ inline TextBatch make_text_batch(Context<Cpu>& ctx, const std::vector<std::strin
     owners.push_back(int32_t(owner));
     text_nouns.push_back(std::move(nouns));
   };
+  data::Draws draws(random);
   for (size_t image = 0; image < captions.size(); ++image) {
     std::vector<int> nouns = finder.find(captions[image]);
     image_nouns.push_back(nouns);
     add(captions[image], false, image, nouns);
-    data::Draws draws({random.seed, random.step, random.operation + uint32_t(image)});
     if (int(nouns.size()) > options.most_nouns) {
       draws.shuffle(nouns);
       nouns.resize(size_t(options.most_nouns));

@@ -129,10 +129,11 @@ class Trainer {
       if (after_step) line.update(after_step(step_, value));
       if (!options_.folder.empty()) {
         append_metrics(line);
-        if (step_ % options_.save_every == 0 || finished() || interruption.requested()) save();
+        if (step_ % options_.save_every == 0 || finished()) save();
       }
     }
     progress.finish();
+    if (!options_.folder.empty() && step_ != saved_step_) save();  // Ctrl-C, whenever in the loop it came
     return finished();
   }
 
@@ -167,12 +168,14 @@ class Trainer {
     for (auto& [name, tensor] : optimizer_.state()) tensors.push_back({"optimizer." + name, tensor});
     io::save_checkpoint(checkpoint_path(), tensors,
                         {{"step", step_}, {"seconds", seconds_}, {"options", fingerprint()}});
+    saved_step_ = step_;
   }
 
   void load() {
     const io::Checkpoint checkpoint = io::load_checkpoint(checkpoint_path());
     const io::JsonView state(checkpoint.state, checkpoint.path);
-    require<IoError>(state["options"].json() == fingerprint(), checkpoint.path,
+    // As text: an infinite gradient norm is null in both.
+    require<IoError>(io::json_text(state["options"].json(), -1) == io::json_text(fingerprint(), -1), checkpoint.path,
                      " was written by a run with other options (", io::json_text(state["options"].json(), -1),
                      "); give the same options, another folder, or --fresh to begin anew");
     std::vector<io::WantedParameter> wanted;
@@ -187,7 +190,7 @@ class Trainer {
     for (const auto& name : checkpoint.tensors.names())
       if (name.starts_with("optimizer.")) optimizer_state.emplace_back(name.substr(10), checkpoint.tensors.get(name));
     optimizer_.load_state(optimizer_state);
-    step_ = state.get<int64_t>("step", 0, options_.steps);
+    step_ = saved_step_ = state.get<int64_t>("step", 0, options_.steps);
     seconds_ = state.get<double>("seconds");
   }
 
@@ -198,7 +201,8 @@ class Trainer {
     std::string kept, line;
     while (std::getline(file, line)) {
       const io::Json json = io::Json::parse(line, nullptr, false);
-      if (json.is_object() && json.value("step", int64_t(0)) <= step_ && step_ > 0) kept += line + "\n";
+      const auto step = json.is_object() ? json.find("step") : json.end();
+      if (step != json.end() && step->is_number_integer() && step->get<int64_t>() <= step_) kept += line + "\n";
     }
     io::write_text(metrics_path(), kept);
   }
@@ -216,7 +220,7 @@ class Trainer {
   TrainerOptions options_;
   optim::ParameterList parameters_;
   optim::AdamW optimizer_;
-  int64_t step_ = 0;
+  int64_t step_ = 0, saved_step_ = 0;
   double seconds_ = 0;
 };
 
