@@ -57,6 +57,7 @@ Clip<T, Device> make_clip(Context<Device>& ctx, const ClipConfig& config,
   Clip<T, Device> clip;
   clip.text = nn::make_text_transformer<T>(ctx, config.text, initialisation);
   clip.visual = nn::make_vision_transformer<T>(ctx, config.vision, initialisation);
+  clip.visual.conv1.bias = {};  // CLIP has none; its files have no place for one
   clip.logit_scale = nn::constant<accumulate_t<T>, 0>(ctx, {}, config.initial_logit_scale);
   return clip;
 }
