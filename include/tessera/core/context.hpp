@@ -8,6 +8,7 @@
 
 namespace tessera {
 
+/// Specialised for each device.
 template <class Device>
 struct Context {
   static_assert(detail::always_false<Device>,
@@ -19,6 +20,7 @@ struct ContextOptions {
   PoolOptions memory = {};
 };
 
+/// Memory and random numbers on Cpu. Threads may share one as long as only one of them draws random numbers.
 template <>
 struct Context<Cpu> {
   std::shared_ptr<Pool<Cpu>> pool;

@@ -6,8 +6,11 @@
 
 namespace tessera {
 
+/// The processor: the reference that every operation has.
 struct Cpu {};
+/// CUDA kernels run on the processor, one fiber a thread.
 struct Simt {};
+/// An NVIDIA GPU.
 struct Cuda {};
 
 namespace detail {

@@ -118,11 +118,13 @@ TESSERA_DTYPE(bool, boolean);
 template <class T>
 inline constexpr Dtype dtype_of = dtype_traits<std::remove_const_t<T>>::dtype;
 
+/// "F32", … as in safetensors files.
 inline constexpr std::string_view dtype_name(Dtype d) {
   constexpr std::string_view names[] = {"F32", "F64", "BF16", "F16", "I64", "I32", "I16",
                                         "I8",  "U64", "U32",  "U16", "U8",  "BOOL"};
   return names[size_t(d)];
 }
+/// Bytes of one element.
 inline constexpr size_t dtype_size(Dtype d) {
   constexpr size_t sizes[] = {4, 8, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
   return sizes[size_t(d)];

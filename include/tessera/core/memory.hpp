@@ -18,6 +18,7 @@
 
 namespace tessera {
 
+/// Host memory, aligned to 64 bytes.
 template <>
 struct Memory<Cpu> {
   static constexpr size_t alignment = 64;  // one cache line, one AVX-512 register

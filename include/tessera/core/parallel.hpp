@@ -11,6 +11,7 @@
 
 namespace tessera {
 
+/// Chunks of `grain` that [0, n) has; the last may be shorter.
 inline constexpr int64_t chunk_count(int64_t n, int64_t grain) { return n <= 0 ? 0 : (n + grain - 1) / grain; }
 
 /// Calls body(begin, end) for the consecutive chunks [0, grain), [grain, 2 grain), … of [0, n), in any order and on

@@ -20,6 +20,7 @@
 
 namespace tessera {
 
+/// Borrowed elements of a fixed number of axes; copies are shallow. Default-made it is absent: the `{}` of signatures.
 template <class T, int Rank, class Device = Cpu>
 struct TensorView {
   using value_type = std::remove_const_t<T>;
@@ -105,6 +106,7 @@ using In = std::type_identity_t<TensorView<const T, Rank, Device>>;
 template <class T, int Rank, class Device>
 using Out = std::type_identity_t<TensorView<T, Rank, Device>>;
 
+/// Owned, contiguous, row-major elements. Copies share the memory; it goes back to its pool with the last of them.
 template <class T, int Rank, class Device = Cpu>
 struct Tensor : TensorView<T, Rank, Device> {
   static_assert(!std::is_const_v<T>);

@@ -7,6 +7,7 @@
 
 namespace tessera::nn {
 
+/// Self-attention of tokens [B, N, C] with `heads` heads of C / heads channels.
 template <class T, class Device = Cpu>
 struct MultiheadAttention {
   Parameter<T, 2, Device> in_proj_weight;              // [3 C, C]

@@ -25,6 +25,7 @@ struct Linear {
   }
 };
 
+/// Layer normalisation over the last axis; weight and bias [channels].
 template <class T, class Device = Cpu>
 struct LayerNorm {
   Parameter<accumulate_t<T>, 1, Device> weight, bias;

@@ -5,6 +5,7 @@
 
 namespace tessera::nn {
 
+/// The sizes of a text tower.
 struct TextConfig {
   int64_t vocabulary_size = 49408, context_length = 77;
   TransformerConfig transformer = {.width = 512, .layers = 12, .heads = 8};
@@ -29,6 +30,7 @@ Tensor<int32_t, 1, Device> end_positions(Context<Device>& ctx, const Tensor<int3
   return Tensor<int32_t, 1, Device>::from_host(ctx, {ids.shape[0]}, ends);
 }
 
+/// Token ids [N, L] to embeddings [N, E].
 template <class T, class Device = Cpu>
 struct TextTransformer {
   TextConfig config;

@@ -6,6 +6,7 @@
 
 namespace tessera::nn {
 
+/// The sizes of a stack of blocks.
 struct TransformerConfig {
   int64_t width = 768, layers = 12, heads = 12;
   int64_t mlp_width = 0;  ///< 0: four times the width
@@ -15,6 +16,7 @@ struct TransformerConfig {
   int64_t hidden() const { return mlp_width ? mlp_width : 4 * width; }
 };
 
+/// One block: x [B, N, C] to the same shape.
 template <class T, class Device = Cpu>
 struct ResidualAttentionBlock {
   LayerNorm<T, Device> ln_1;
@@ -41,6 +43,7 @@ struct ResidualAttentionBlock {
   }
 };
 
+/// Blocks one after the other.
 template <class T, class Device = Cpu>
 struct Transformer {
   std::vector<ResidualAttentionBlock<T, Device>> resblocks;

@@ -9,6 +9,7 @@
 
 namespace tessera::nn {
 
+/// The sizes of an image tower.
 struct VisionConfig {
   int64_t image_size = 224, patch_size = 16, channels = 3;
   TransformerConfig transformer = {.width = 768, .layers = 12, .heads = 12};
@@ -26,6 +27,7 @@ enum class DenseMode : uint8_t {
   value_path,          ///< out_proj(v_proj(ln_1 x)) alone: no residual, no MLP
 };
 
+/// Images [B, channels, H, W] to embeddings: of the image [B, E], or of its patches [B, P, E] (dense).
 template <class T, class Device = Cpu>
 struct VisionTransformer {
   struct PatchConvolution {

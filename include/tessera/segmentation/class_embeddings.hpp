@@ -20,6 +20,7 @@ enum class SynonymRule : uint8_t {
   best,     ///< one vector a name; where scores are compared, the best name speaks for its class (SCLIP)
 };
 
+/// What classes are compared by.
 struct ClassEmbeddings {
   Tensor<float, 2> vectors;           ///< [rows, E], of length 1
   std::vector<int32_t> class_of_row;  ///< [rows]: 0, 1, … unless the rule is `best`

@@ -61,6 +61,7 @@ class DenseModel {
   virtual data::ImageStatistics statistics() const = 0;
 };
 
+/// At what size, and in which windows, a picture is seen.
 struct PredictorOptions {
   int size = 0;             ///< short side of the resized picture; 0: the model's image size
   int longest_side = 2048;  ///< of the resized picture; a longer one is made smaller, keeping its proportions

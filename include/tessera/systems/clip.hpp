@@ -10,12 +10,14 @@
 
 namespace tessera::systems {
 
+/// The sizes of both towers; their embed_dim must agree.
 struct ClipConfig {
   nn::VisionConfig vision;
   nn::TextConfig text;
   double initial_logit_scale = 2.6592600369327779;  ///< ln(1 / 0.07)
 };
 
+/// Both towers and the learned scale.
 template <class T, class Device = Cpu>
 struct Clip {
   nn::VisionTransformer<T, Device> visual;

@@ -23,6 +23,7 @@ struct StoredPart {
 /// Names the stored parts of the parameter with our name and shape.
 using ParameterNaming = std::function<std::vector<StoredPart>(const std::string&, const std::vector<int64_t>&)>;
 
+/// Tessera's own names, which are OpenAI's: every parameter as it is.
 inline std::vector<StoredPart> own_names(const std::string& name, const std::vector<int64_t>& shape) {
   return {{name, shape}};
 }
@@ -257,6 +258,7 @@ inline void apply_open_clip_config(ClipConfig& config, const io::JsonView& json)
 
 // ---- loading and saving ---------------------------------------------------------------------------------------------
 
+/// A model, and how its pictures are normalised.
 template <class T, class Device = Cpu>
 struct LoadedClip {
   Clip<T, Device> model;

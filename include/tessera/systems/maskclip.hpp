@@ -7,16 +7,19 @@
 
 namespace tessera::systems {
 
+/// What is left of the last block.
 enum class MaskclipForm : uint8_t {
   residual,  ///< residual and MLP kept, as the official code does ("maskclip")
   value,     ///< normalise(proj(ln_post(out_proj(v_proj(ln_1 x))))) ("maskclip-value")
 };
 
+/// Whose activation, epsilon and image statistics.
 enum class MaskclipNumerics : uint8_t {
   clip,      ///< the checkpoint's activation, epsilon and image statistics
   official,  ///< the official code's: GELU by erf, epsilon 1e-6, ImageNet's statistics
 };
 
+/// The form, and the paper's two refinements.
 struct MaskclipOptions {
   MaskclipForm form = MaskclipForm::residual;
   /// Classes whose largest probability over all patches is below this get score -1 everywhere; 0: off (paper: 0.5).

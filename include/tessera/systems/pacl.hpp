@@ -15,6 +15,7 @@
 
 namespace tessera::systems {
 
+/// The sizes of both towers; their embed_dim must agree. Set vision.class_token and vision.pre_norm to false.
 struct PaclConfig {
   nn::VisionConfig vision;
   nn::TextConfig text;
@@ -22,6 +23,7 @@ struct PaclConfig {
   double initial_logit_scale = 2.6592600369327779;  ///< ln(1 / 0.07)
 };
 
+/// Both towers, the learned scale, and the scale of the paper's softmax over patches.
 template <class T, class Device = Cpu>
 struct Pacl {
   nn::VisionTransformer<T, Device> visual;
@@ -83,6 +85,7 @@ void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const s
                  detail::preprocessor_to_json(statistics, pacl.visual.config.image_size));
 }
 
+/// A model, and how its pictures are normalised.
 template <class T, class Device = Cpu>
 struct LoadedPacl {
   Pacl<T, Device> model;
