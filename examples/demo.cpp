@@ -36,36 +36,6 @@ struct ReadOut {
   double gate = 0;
 };
 
-/// CLIP read out as PACL is: MaskCLIP's patches, at any stride, and the image's own cosine as the gate.
-class ClipReadOut : public systems::detail::TwoTowers<float, systems::Clip<float>> {
- public:
-  ClipReadOut(systems::LoadedClip<float> loaded, ReadOut read_out)
-      : TwoTowers(std::move(loaded.model), loaded.statistics), read_out_(read_out) {}
-  std::string system() const override { return "clip"; }
-  int64_t stride() const override { return read_out_.stride ? read_out_.stride : patch_size(); }
-  segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
-                                  const TensorView<const float, 2>& classes) const override {
-    Tape<Cpu> tape(ctx, false);
-    const auto dense =
-        model_.visual.dense(tape, Variable<float, 4>(image), nn::DenseMode::identity_attention, stride());
-    segmentation::DenseScores result;
-    result.grid = model_.visual.grid(image.shape[2], image.shape[3], stride());
-    result.patch_embeddings = l2_normalise(ctx, view(dense.value()).rows());
-    result.scores = matmul(ctx, result.patch_embeddings, classes, {}, {.transpose_b = true});
-    if (read_out_.gate != 0) result.gate = tessera::scale(ctx, view(score_image(ctx, image, classes)), read_out_.gate);
-    return result;
-  }
-  Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
-                               const TensorView<const float, 2>& classes) const override {
-    Tape<Cpu> tape(ctx, false);
-    const auto embedding = l2_normalise(tape, model_.encode_image(tape, Variable<float, 4>(image)));
-    return matmul(ctx, embedding.value(), classes, {}, {.transpose_b = true}).reshaped(Shape<1>{classes.shape[0]});
-  }
-
- private:
-  ReadOut read_out_;
-};
-
 /// A trained folder, read out in one way, with the vectors of the scenes' classes.
 struct Reader {
   std::unique_ptr<segmentation::DenseModel> model;
@@ -75,15 +45,14 @@ struct Reader {
 Reader open_model(Context<Cpu>& ctx, const fs::path& folder, const std::vector<std::string>& names, ReadOut read_out) {
   Reader reader;
   const auto description = systems::describe_checkpoint(folder);
-  if (description.model_type == "clip") {
-    reader.model = std::make_unique<ClipReadOut>(systems::load_clip<float>(ctx, folder), read_out);
-  } else {
-    const int64_t stride =
-        read_out.stride ? read_out.stride : systems::load_pacl<float>(ctx, folder).model.visual.config.patch_size;
-    systems::DenseModelOptions options;
-    options.pacl = {.stride = stride, .gate = read_out.gate};
-    reader.model = systems::load_dense_model(ctx, folder, options);
-  }
+  const io::Json config = io::read_json(folder / "config.json");
+  const auto patch = config.at("vision_config").at("patch_size").get<int64_t>();
+  systems::DenseModelOptions options;
+  options.pacl = {.stride = read_out.stride ? read_out.stride : patch, .gate = read_out.gate};
+  options.maskclip.patch_stride =
+      read_out.stride;  // CLIP is read out likewise: MaskCLIP's patches and the image's cosine
+  options.maskclip_gate = read_out.gate;
+  reader.model = systems::load_dense_model(ctx, folder, options);
   const segmentation::PromptSet prompts{"trained", segmentation::EnsembleRule::normalise_each, {description.prompts}};
   std::vector<std::vector<std::string>> queries;
   for (const auto& name : names) queries.push_back({name});

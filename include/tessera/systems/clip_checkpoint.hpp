@@ -236,9 +236,27 @@ inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activa
   return config;
 }
 
-/// OpenCLIP's open_clip_config.json corrects what shapes do not tell: activation and heads.
+namespace detail {
+
+/// Settings of one tower of an OpenCLIP model that its parameters do not tell: what is not CLIP's is refused, epsilon
+/// is taken.
+inline void apply_open_clip_tower(nn::TransformerConfig& tower, const io::JsonView& json, const std::string& pooling) {
+  const std::string pool = json.get_or<std::string>("pool_type", pooling);
+  require<IoError>(pool == pooling, json.name(), ".pool_type is \"", pool, "\"; only CLIP's own, \"", pooling,
+                   "\", is known");
+  require<IoError>(!json.get_or<bool>("no_causal_mask", false), json.name(),
+                   ".no_causal_mask is set; CLIP's text tower is causal");
+  if (json.has("norm_kwargs") && !json["norm_kwargs"].json().is_null())
+    tower.epsilon = json["norm_kwargs"].get_or<double>("eps", tower.epsilon);
+}
+
+}  // namespace detail
+
+/// OpenCLIP's open_clip_config.json corrects what shapes do not tell: activation, heads and epsilon.
 inline void apply_open_clip_config(ClipConfig& config, const io::JsonView& json) {
   const io::JsonView model = json["model_cfg"];
+  if (model.has("vision_cfg")) detail::apply_open_clip_tower(config.vision.transformer, model["vision_cfg"], "tok");
+  if (model.has("text_cfg")) detail::apply_open_clip_tower(config.text.transformer, model["text_cfg"], "argmax");
   const Activation activation = model.get_or<bool>("quick_gelu", false) ? Activation::quick_gelu : Activation::gelu;
   config.vision.transformer.activation = config.text.transformer.activation = activation;
   if (model.has("vision_cfg")) {

@@ -48,15 +48,22 @@ class TwoTowers : public segmentation::DenseModel {
 template <class T>
 class DenseMaskclip : public TwoTowers<T, Clip<T>> {
  public:
-  DenseMaskclip(Clip<T> clip, const data::ImageStatistics& statistics, const MaskclipOptions& options)
-      : TwoTowers<T, Clip<T>>(std::move(clip), statistics), options_(options) {}
+  /// `gate`: factor on the whole image's cosine, added to every patch's; 0: none, as published.
+  DenseMaskclip(Clip<T> clip, const data::ImageStatistics& statistics, const MaskclipOptions& options, double gate)
+      : TwoTowers<T, Clip<T>>(std::move(clip), statistics), options_(options), gate_(gate) {
+    require(options_.patch_stride >= 0 && options_.patch_stride <= this->patch_size(), "maskclip: patch stride ",
+            options_.patch_stride, " must lie in 0 to the patch size, ", this->patch_size());
+  }
 
   std::string system() const override { return options_.form == MaskclipForm::value ? "maskclip-value" : "maskclip"; }
   segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
                                   const TensorView<const float, 2>& class_embeddings) const override {
     MaskclipScores result = maskclip(ctx, this->model_, converted<T>(ctx, view(image)), class_embeddings, options_);
-    return {result.grid, std::move(result.patch_embeddings), std::move(result.scores), {}};
+    segmentation::DenseScores dense{result.grid, std::move(result.patch_embeddings), std::move(result.scores), {}};
+    if (gate_ != 0) dense.gate = tessera::scale(ctx, view(score_image(ctx, image, class_embeddings)), gate_);
+    return dense;
   }
+  int64_t stride() const override { return options_.patch_stride ? options_.patch_stride : this->patch_size(); }
   Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
                                const TensorView<const float, 2>& class_embeddings) const override {
     Tape<Cpu> tape(ctx, false);
@@ -69,6 +76,7 @@ class DenseMaskclip : public TwoTowers<T, Clip<T>> {
 
  private:
   MaskclipOptions options_;
+  double gate_;
 };
 
 }  // namespace detail
@@ -179,7 +187,8 @@ std::unique_ptr<segmentation::DenseModel> load_dense(Context<Cpu>& ctx, const st
   }
   MaskclipOptions maskclip = options.maskclip;
   maskclip.form = system == "maskclip-value" ? MaskclipForm::value : MaskclipForm::residual;
-  return std::make_unique<DenseMaskclip<T>>(std::move(loaded.model), loaded.statistics, maskclip);
+  return std::make_unique<DenseMaskclip<T>>(std::move(loaded.model), loaded.statistics, maskclip,
+                                            options.maskclip_gate);
 }
 
 }  // namespace detail

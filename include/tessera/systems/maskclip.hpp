@@ -28,6 +28,8 @@ struct MaskclipOptions {
   double key_smoothing = 0;
   /// The factor on cosines before both refinements' softmax.
   double refinement_scale = 100;
+  /// Pixels from patch to patch; 0: the patch size. Smaller gives overlapping patches and a denser grid.
+  int64_t patch_stride = 0;
 };
 
 /// The same weights under the official code's numerics. Image statistics: data::imagenet_statistics.
@@ -113,8 +115,8 @@ MaskclipScores maskclip(Context<Cpu>& ctx, const Clip<T>& clip, const Tensor<T, 
   Tape<Cpu> tape(ctx, false);
   const Variable<T, 4> input(image);
   MaskclipScores result;
-  result.grid = clip.visual.grid(image.shape[2], image.shape[3]);
-  const auto before = clip.visual.before_last_block(tape, input);
+  result.grid = clip.visual.grid(image.shape[2], image.shape[3], options.patch_stride);
+  const auto before = clip.visual.before_last_block(tape, input, options.patch_stride);
   const auto mode = options.form == MaskclipForm::value ? nn::DenseMode::value_path : nn::DenseMode::identity_attention;
   const auto embeddings =
       l2_normalise(tape, clip.visual.project_patches(tape, clip.visual.last_block(tape, before, mode))).value();

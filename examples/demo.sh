@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# From a bare machine to a model that has learned from captions alone and segments pictures that it has never seen.
+#
+#   examples/demo.sh [--quick] [--system pacl|clip] [--seed N] [--output DIR] [PICTURE...]
+#   examples/demo.sh --checkpoint DIR --classes "cat,dog,grass" photo.jpg     your photos by a CLIP of yours
+#
+# Installs what is missing, builds, renders captioned scenes, trains, evaluates on held-out scenes, and writes
+# demo/report.html, demo/metrics.json and demo/model. About five minutes on two cores; --quick takes three.
+set -euo pipefail
+started=$(date +%s)
+here=$(pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/prerequisites.sh
+
+system=pacl seed=0 quick=0 output=demo checkpoint= classes= pictures=()
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+bad() {
+  echo "demo.sh: $1 (see examples/demo.sh --help)" >&2
+  exit 1
+}
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage; exit 0 ;;
+    --quick) quick=1; shift ;;
+    --system | --seed | --output | --checkpoint | --classes)
+      [ $# -ge 2 ] || bad "$1 needs a value"
+      printf -v "${1#--}" '%s' "$2"
+      shift 2 ;;
+    -*) bad "there is no option $1" ;;
+    *)
+      case $1 in /*) path=$1 ;; *) path=$here/$1 ;; esac
+      [ -f "$path" ] || bad "there is no picture $1"
+      pictures+=("$path")
+      shift ;;
+  esac
+done
+case $system in pacl | clip) ;; *) bad "--system is pacl or clip, not $system" ;; esac
+[[ $seed =~ ^[0-9]{1,18}$ ]] || bad "--seed must be a whole number, not $seed"
+[ -z "$checkpoint" ] || [ -n "$classes" ] || bad "--checkpoint needs --classes \"word,word,...\""
+[ -z "$checkpoint" ] || [ ${#pictures[@]} -gt 0 ] || bad "--checkpoint needs a picture"
+case $checkpoint in "" | /*) ;; *) checkpoint=$here/$checkpoint ;; esac
+[ -z "$checkpoint" ] || [ -e "$checkpoint" ] || bad "there is no checkpoint $checkpoint"
+
+package_seconds=0
+tessera_install "${tessera_build_packages[@]}"
+
+echo "== building =="
+mkdir -p build
+cmake --preset cpu -DTESSERA_TESTS=OFF >build/configure.log 2>&1 || { cat build/configure.log >&2; exit 1; }
+cmake --build --preset cpu -j "$(tessera_jobs)" --target example_train_pacl example_train_clip example_demo example_segment
+programs=build/cpu/examples
+
+steps=2000 baseline_steps=300
+if [ "$quick" = 1 ]; then steps=1400 baseline_steps=200; fi
+# A training that was interrupted goes on; one that is finished begins anew.
+fresh=(--fresh)
+if [ -e "$output/training" ] && [ "$(cat "$output/training")" = "$system $seed $steps" ]; then fresh=(); fi
+mkdir -p "$output"
+[ ${#fresh[@]} -eq 0 ] || rm -rf "$output/model" "$output/baseline"
+echo "$system $seed $steps" >"$output/training"
+
+echo "== training $system on rendered scenes and their captions =="
+"$programs/train_$system" --data scenes:classic --output "$output/model" --steps $steps --seed "$seed" --snapshots 8 "${fresh[@]}"
+[ -e "$output/model/tokenizer_config.json" ] || exit 1 # stopped by Ctrl-C: the same command goes on
+baseline=()
+if [ "$system" != clip ]; then
+  echo "== the baseline: plain CLIP on fewer images =="
+  "$programs/train_clip" --data scenes:classic --output "$output/baseline" --steps $baseline_steps --seed "$seed" "${fresh[@]}"
+  [ -e "$output/baseline/tokenizer_config.json" ] || exit 1
+  baseline=(--baseline "$output/baseline")
+fi
+rm -f "$output/training"
+
+echo "== segmenting scenes that the model has never seen =="
+own=()
+[ -z "$checkpoint" ] || own=(--checkpoint "$checkpoint" --classes "$classes")
+"$programs/demo" --model "$output/model" "${baseline[@]}" --output "$output" --seed "$seed" --package-seconds "$package_seconds" \
+  --started "$started" "${own[@]}" "${pictures[@]}"
+echo
+echo "Open $output/report.html in a browser. To segment a picture with the model:"
+echo "  $programs/segment --checkpoint $output/model --image PICTURE --classes \"dog,grass,key\" --output overlay.png"
