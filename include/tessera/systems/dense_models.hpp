@@ -142,6 +142,7 @@ struct DenseModelOptions {
   std::optional<Activation> activation = {};  ///< where the checkpoint does not tell it
   MaskclipNumerics numerics = MaskclipNumerics::clip;
   MaskclipOptions maskclip = {};  ///< its form follows from `system`
+  double maskclip_gate = 0;       ///< factor on the image's own cosine, added to every patch's
   PaclReadout pacl = {};
 };
 
