@@ -188,8 +188,8 @@ inline ClipConfig clip_config_from_huggingface(const io::JsonView& json) {
   return config;
 }
 
-/// The configuration that OpenAI's parameter names and shapes imply (heads are 64 channels wide); `activation` they do
-/// not tell.
+/// The configuration that OpenAI's parameter names and shapes imply; `activation` they do not tell. Heads are taken to
+/// be 64 channels wide, as CLIP's are; 0 heads where that cannot be.
 inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activation activation) {
   const auto shape = [&](const std::string& name, size_t rank) -> const std::vector<int64_t>& {
     require<IoError>(
@@ -214,9 +214,7 @@ inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activa
     t.layers = layers(prefix);
     t.mlp_width = shape(prefix + "transformer.resblocks.0.mlp.c_fc.weight", 2)[0];
     t.activation = activation;
-    require<IoError>(width % 64 == 0, source.description(), ": width ", width, " of the ",
-                     prefix.empty() ? "text" : "image", " tower is not a multiple of 64, the width of CLIP's heads");
-    t.heads = width / 64;
+    t.heads = width % 64 == 0 ? width / 64 : 0;
     return t;
   };
   ClipConfig config;
@@ -266,8 +264,9 @@ inline void apply_open_clip_config(ClipConfig& config, const io::JsonView& json)
                      config.vision.transformer.width);
     config.vision.transformer.heads = config.vision.transformer.width / head_width;
   }
-  if (model.has("text_cfg") && model["text_cfg"].has("heads")) {
-    config.text.transformer.heads = model["text_cfg"].get<int64_t>("heads", 1, 4096);
+  if (model.has("text_cfg")) {
+    const io::JsonView text = model["text_cfg"];
+    config.text.transformer.heads = text.has("heads") ? text.get<int64_t>("heads", 1, 4096) : 8;
     require<IoError>(config.text.transformer.width % config.text.transformer.heads == 0, model.name(),
                      ": text_cfg.heads ", config.text.transformer.heads, " does not divide the width ",
                      config.text.transformer.width);
@@ -348,6 +347,10 @@ LoadedClip<T, Device> load_clip(Context<Device>& ctx, const std::filesystem::pat
                        " has OpenAI's parameter names, which do not tell the activation: give --activation quick_gelu "
                        "(OpenAI's weights) or gelu (most of OpenCLIP's), or put open_clip_config.json beside the file");
     }
+    for (const auto& [name, tower] : {std::pair{"image", config.vision.transformer}, {"text", config.text.transformer}})
+      require<IoError>(tower.heads > 0, source.description(), ": width ", tower.width, " of the ", name,
+                       " tower is not a multiple of 64, the width of CLIP's heads; put open_clip_config.json, which "
+                       "tells the heads, beside the file");
   }
   if (activation) config.vision.transformer.activation = config.text.transformer.activation = *activation;
   loaded.model = make_clip<T>(ctx, config, nn::Initialisation::none);

@@ -1,0 +1,141 @@
+// PACL: compatibility by its definition, overlapping patches, gradients, and a saved model that loads to the bit.
+#include <tessera/systems/pacl.hpp>
+
+#include <io/folder.hpp>
+#include <support/modules.hpp>
+
+using namespace tessera;
+using namespace tessera::systems;
+using namespace tessera_test;
+
+namespace {
+
+PaclConfig tiny() {
+  PaclConfig config;
+  config.vision = {.image_size = 12,
+                   .patch_size = 4,
+                   .transformer = {.width = 6, .layers = 2, .heads = 2, .activation = Activation::gelu},
+                   .embed_dim = 5,
+                   .class_token = false,
+                   .pre_norm = false};
+  config.text = {.vocabulary_size = 13,
+                 .context_length = 5,
+                 .transformer = {.width = 6, .layers = 1, .heads = 3, .activation = Activation::gelu},
+                 .embed_dim = 5,
+                 .end_of_text = 12};
+  config.attention_scale = 3;
+  return config;
+}
+Tensor<int32_t, 2> texts(Context<Cpu>& ctx) {
+  return Tensor<int32_t, 2>::from_host(ctx, {3, 5}, {11, 2, 12, 0, 0, 11, 3, 4, 12, 0, 11, 5, 6, 7, 12});
+}
+
+}  // namespace
+
+TEST_CASE("pacl: compatibility is the text's cosine with the patches pooled for it", "[systems]") {
+  auto ctx = nan_filled_context();
+  auto pacl = make_pacl<double>(ctx, tiny());
+  randomise(pacl);
+  const auto images = random_variable(ctx, Shape<4>{2, 3, 12, 12}, 1);
+  Tape<Cpu> tape(ctx, false);
+  const auto patches = pacl.patch_embeddings(tape, images);
+  const auto text = pacl.text_embeddings(tape, texts(ctx));
+  const auto phi = pacl.compatibility(tape, patches, text).value();
+  REQUIRE(patches.shape() == Shape<3>{2, 9, 5});
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t k = 0; k < 3; ++k) {
+      double length = 0;
+      for (int64_t e = 0; e < 5; ++e) length += text.value()(k, e) * text.value()(k, e);
+      CHECK(length == Approx(1).epsilon(1e-12));
+      std::vector<double> weights(9);
+      double total = 0;
+      for (int64_t p = 0; p < 9; ++p) {
+        double dot = 0, square = 0;
+        for (int64_t e = 0; e < 5; ++e) {
+          dot += patches.value()(b, p, e) * text.value()(k, e);
+          square += patches.value()(b, p, e) * patches.value()(b, p, e);
+        }
+        total += weights[size_t(p)] = std::exp(3 * dot / std::sqrt(square));
+      }
+      // the patches pooled by that attention, then the pooled vector's cosine
+      double dot = 0, square = 0;
+      for (int64_t e = 0; e < 5; ++e) {
+        double pooled = 0;
+        for (int64_t p = 0; p < 9; ++p) pooled += weights[size_t(p)] / total * patches.value()(b, p, e);
+        dot += pooled * text.value()(k, e);
+        square += pooled * pooled;
+      }
+      const double expected = dot / std::sqrt(square);
+      CHECK(phi(b, k) == Approx(expected).epsilon(1e-10));
+    }
+}
+
+TEST_CASE("pacl: gradients of the loss in every parameter", "[systems]") {
+  auto ctx = nan_filled_context();
+  auto pacl = make_pacl<double>(ctx, tiny());
+  randomise(pacl);
+  const auto images = random_variable(ctx, Shape<4>{2, 3, 12, 12}, 1);
+  const auto owner = Tensor<int32_t, 1>::from_host(ctx, {3}, {0, 1, 1});
+  const auto excluded = Tensor<uint8_t, 2>::from_host(ctx, {2, 3}, {0, 0, 1, 0, 0, 0});
+  check_gradients(ctx, pacl, images, [&](auto& tape, const auto& x) {
+    const auto phi = pacl.compatibility(tape, pacl.patch_embeddings(tape, x), pacl.text_embeddings(tape, texts(ctx)));
+    return multi_text_contrastive(tape, phi, owner, excluded, pacl.logit_scale);
+  });
+}
+
+TEST_CASE("pacl: a smaller stride gives a denser grid of the same patches", "[systems]") {
+  auto ctx = nan_filled_context();
+  auto pacl = make_pacl<double>(ctx, tiny());
+  randomise(pacl);
+  Tape<Cpu> tape(ctx, false);
+  const auto images = random_variable(ctx, Shape<4>{1, 3, 12, 16}, 1);
+  CHECK(pacl.visual.grid(12, 16, 2) == PatchGrid{5, 7});
+  CHECK(pacl.visual.grid(12, 16, 1) == PatchGrid{9, 13});
+  CHECK(pacl.patch_embeddings(tape, images, 2).shape() == Shape<3>{1, 35, 5});
+  CHECK(pacl.patch_embeddings(tape, images).shape() == Shape<3>{1, 12, 5});
+  // Positions follow the picture: on the stored grid's own size the plain patches' centres are sampled where they lie.
+  const auto square = random_variable(ctx, Shape<4>{1, 3, 12, 12}, 1);
+  const auto fine = pacl.visual.embed(tape, square, 2).value(), coarse = pacl.visual.embed(tape, square).value();
+  double worst = 0;
+  for (int64_t row = 0; row < 3; ++row)
+    for (int64_t column = 0; column < 3; ++column)
+      for (int64_t c = 0; c < 6; ++c)
+        worst = std::max(worst, std::abs(fine(0, 2 * row * 5 + 2 * column, c) - coarse(0, row * 3 + column, c)));
+  CHECK(worst < 1e-12);
+}
+
+TEST_CASE("pacl: a saved model loads to the bit", "[systems]") {
+  auto ctx = nan_filled_context();
+  const Folder folder;
+  const ImageStatistics statistics{{0.1f, 0.2f, 0.3f}, {0.4f, 0.5f, 0.6f}};
+  for (const bool clip_form : {false, true}) {
+    auto config = tiny();
+    config.vision.class_token = config.vision.pre_norm = clip_form;
+    auto pacl = make_pacl<float>(ctx, config);
+    randomise(pacl);
+    save_pacl(pacl, statistics, folder.path());
+    auto loaded = load_pacl<float>(ctx, folder.path());
+    CHECK(parameter_names(loaded.model) == parameter_names(pacl));
+    CHECK(parameter_values(loaded.model) == parameter_values(pacl));
+    CHECK(loaded.model.attention_scale == 3);
+    CHECK(loaded.model.text.config.end_of_text == 12);
+    CHECK(loaded.statistics.mean == statistics.mean);
+    Tape<Cpu> tape(ctx, false);
+    const Variable<float, 4> images(random_tensor<float>(ctx, Shape<4>{1, 3, 12, 12}, 1));
+    CHECK(to_host(view(loaded.model.patch_embeddings(tape, images, 2).value())) ==
+          to_host(view(pacl.patch_embeddings(tape, images, 2).value())));
+    CHECK(to_host(view(loaded.model.text_embeddings(tape, texts(ctx)).value())) ==
+          to_host(view(pacl.text_embeddings(tape, texts(ctx)).value())));
+  }
+  auto json = io::read_json(folder / "config.json");
+  json["model_type"] = "clip";
+  io::write_json(folder / "config.json", json);
+  REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), IoError, "model_type is \"clip\", not \"pacl\"");
+}
+
+TEST_CASE("pacl: towers of different embeddings are refused", "[systems]") {
+  Context<Cpu> ctx;
+  auto config = tiny();
+  config.text.embed_dim = 6;
+  REQUIRE_ERROR(make_pacl<float>(ctx, config), ValueError, "the image tower's embeddings have 5 channels");
+}
