@@ -62,8 +62,10 @@ TEST_CASE("memory: impossible sizes are an error with the numbers", "[core]") {
   const auto pool = std::make_shared<Pool<Cpu>>();
   const auto held = pool->allocate(64);
   REQUIRE_ERROR(pool->allocate(size_t(-1)), Error, "more than memory can hold");
+#if !defined(__SANITIZE_ADDRESS__)  // which ends the program where memory runs out
   REQUIRE_ERROR(pool->allocate(size_t(1) << 56), Error,
                 "out of memory: 72057594037927936 bytes asked for while 64 are");
+#endif
   CHECK(pool->bytes_in_use() == 64);
 }
 
