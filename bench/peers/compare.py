@@ -21,8 +21,9 @@ import operations
 import towers  # noqa: F401  (registers its peers)
 
 # Largest difference of two outputs over the largest value of ours. bfloat16 keeps 8 bits; a tower rounds to it
-# hundreds of times. PyTorch sums the norm of 20 million numbers in float.
-TOLERANCE = {"f32": 1e-4, "bf16": 2e-2, "bf16 tower": 6e-2, "long sum": 2e-3}
+# hundreds of times. PyTorch sums the norm of 20 million numbers in float and
+# layernorm's parameter gradients in bfloat16, which puts it, not us, that far from the sums in double.
+TOLERANCE = {"f32": 1e-4, "bf16": 2e-2, "bf16 tower": 6e-2, "long sum": 2e-3, "bf16 sum": 1e-1}
 
 # What the library aims at: peer's time over ours.
 TARGETS = [
@@ -49,6 +50,8 @@ def disagreement(name, ours, theirs):
         kind = "bf16 tower"
     if name.startswith("gradient_norm/"):
         kind = "long sum"
+    if name.startswith("layernorm/backward/cpu/bf16/"):
+        kind = "bf16 sum"
     for output, expected in ours.items():
         if output not in theirs:
             return f"the peer has no output {output}"
@@ -161,7 +164,7 @@ def report(rows, facts):
              f"{facts['rounds']} rounds alternate between the two; a round's time is its fastest run, the table has the "
              "median over rounds, and the spread is the lowest and highest ratio of a round. "
              f"Both use {facts['threads']} threads. Every row's outputs were compared before it was timed, from the same inputs "
-             "(largest difference over the largest value: 1e-4 in f32, 2e-2 in bf16, 6e-2 for bf16 towers, 2e-3 for gradient_norm); a peer that "
+             "(largest difference over the largest value: 1e-4 in f32, 2e-2 in bf16, 6e-2 for bf16 towers, 2e-3 for gradient_norm, 1e-1 for layernorm's bf16 sums, which PyTorch rounds); a peer that "
              "fails or disagrees is an error row.", "",
              "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items() if key != "rounds"]

@@ -59,8 +59,9 @@ struct Backend<op::cross_entropy, Cpu> {
         }
         const A d = common + (d_row_loss ? d_row_loss.data[r] : A(0)), shift = log_sum_exp.data[r];
         const A of_target = math::exp(widen(row[targets.data[r]]) - shift) - share - (A(1) - smoothing);
+        const A from_each = share;  // a copy: what a lambda refers to might be changed by writing d_row
 #pragma omp simd
-        for (int64_t c = 0; c < classes; ++c) d_row[c] = narrow<T>(d * (math::exp(widen(row[c]) - shift) - share));
+        for (int64_t c = 0; c < classes; ++c) d_row[c] = narrow<T>(d * (math::exp(widen(row[c]) - shift) - from_each));
         d_row[targets.data[r]] = narrow<T>(d * of_target);
       }
     });

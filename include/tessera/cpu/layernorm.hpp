@@ -42,43 +42,47 @@ struct Backend<op::layernorm, Cpu> {
                        In<T, 2, Cpu> d_y, In<A, 1, Cpu> mean, In<A, 1, Cpu> rstd, In<T, 2, Cpu> x,
                        In<A, 1, Cpu> weight) {
     const int64_t channels = x.shape[1];
-    // The parameters' gradients first: d_x may overwrite d_y.
-    if (d_weight || d_bias) {
-      Tensor<A, 2> sums(ctx, {2, channels});
-      cpu::sum_over_rows(ctx, x.shape[0], 2 * channels, sums.data, [&](A* sum, int64_t r) {
-        const T *d_y_row = d_y.data + r * channels, *x_row = x.data + r * channels;
-        const A m = mean.data[r], scale = rstd.data[r];
-#pragma omp simd
-        for (int64_t c = 0; c < channels; ++c) {
-          const A d = widen(d_y_row[c]);
-          sum[c] += d * (widen(x_row[c]) - m) * scale;
-          sum[channels + c] += d;
-        }
-      });
-      if (d_weight) std::copy_n(sums.data, channels, d_weight.data);
-      if (d_bias) std::copy_n(sums.data + channels, channels, d_bias.data);
-    }
-    if (!d_x) return;
-    parallel_for(x.shape[0], row_grain(channels), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T *d_y_row = d_y.data + r * channels, *x_row = x.data + r * channels;
-        T* d_x_row = d_x.data + r * channels;
-        const A m = mean.data[r], scale = rstd.data[r];
-        A sum = 0, dot = 0;
+    const auto input_gradient = [&](int64_t r) {
+      const T *d_y_row = d_y.data + r * channels, *x_row = x.data + r * channels;
+      T* d_x_row = d_x.data + r * channels;
+      const A m = mean.data[r], scale = rstd.data[r];
+      const A* gain = weight.data;
+      A sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
-        for (int64_t c = 0; c < channels; ++c) {
-          const A d = widen(d_y_row[c]) * weight.data[c];
-          sum += d;
-          dot += d * (widen(x_row[c]) - m) * scale;
-        }
-        const A mean_d = sum / A(channels), mean_dot = dot / A(channels);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; ++c) {
-          const A normalised = (widen(x_row[c]) - m) * scale;
-          d_x_row[c] = narrow<T>(scale * (widen(d_y_row[c]) * weight.data[c] - mean_d - normalised * mean_dot));
-        }
+      for (int64_t c = 0; c < channels; ++c) {
+        const A d = widen(d_y_row[c]) * gain[c];
+        sum += d;
+        dot += d * (widen(x_row[c]) - m) * scale;
       }
+      const A mean_d = sum / A(channels), mean_dot = dot / A(channels);
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) {
+        const A normalised = (widen(x_row[c]) - m) * scale;
+        d_x_row[c] = narrow<T>(scale * (widen(d_y_row[c]) * gain[c] - mean_d - normalised * mean_dot));
+      }
+    };
+    if (!d_weight && !d_bias) {
+      if (d_x)
+        parallel_for(x.shape[0], row_grain(channels), [&](int64_t begin, int64_t end) {
+          for (int64_t r = begin; r < end; ++r) input_gradient(r);
+        });
+      return;
+    }
+    // One pass for all three, while a row is in cache. d_x may overwrite d_y: a row's part of the sums comes first.
+    Tensor<A, 2> sums(ctx, {2, channels});
+    cpu::sum_over_rows(ctx, x.shape[0], 2 * channels, sums.data, [&](A* sum, int64_t r) {
+      const T *d_y_row = d_y.data + r * channels, *x_row = x.data + r * channels;
+      const A m = mean.data[r], scale = rstd.data[r];
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) {
+        const A d = widen(d_y_row[c]);
+        sum[c] += d * (widen(x_row[c]) - m) * scale;
+        sum[channels + c] += d;
+      }
+      if (d_x) input_gradient(r);
     });
+    if (d_weight) std::copy_n(sums.data, channels, d_weight.data);
+    if (d_bias) std::copy_n(sums.data + channels, channels, d_bias.data);
   }
 };
 
