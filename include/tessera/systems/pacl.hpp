@@ -64,6 +64,10 @@ Pacl<T, Device> make_pacl(Context<Device>& ctx, const PaclConfig& config,
   Pacl<T, Device> pacl;
   pacl.text = nn::make_text_transformer<T>(ctx, config.text, initialisation);
   pacl.visual = nn::make_vision_transformer<T>(ctx, config.vision, initialisation);
+  // The image tower begins without attention: patches that know only themselves learn words where the words are. From
+  // random attention some runs learn to spread an object's word over all patches, which names pictures as well and
+  // segments nothing.
+  for (auto& block : pacl.visual.transformer.resblocks) block.attn.out_proj.weight.state().value.set_zero();
   pacl.logit_scale = nn::constant<accumulate_t<T>, 0>(ctx, {}, config.initial_logit_scale);
   pacl.attention_scale = config.attention_scale;
   return pacl;
