@@ -11,6 +11,8 @@ started=$(date +%s)
 here=$(pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/prerequisites.sh
+# Threads that wait give their core away: on a machine with other work, spinning ones cost many times their use.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 system=pacl seed=0 quick=0 output=demo checkpoint= classes= pictures=()
 usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }

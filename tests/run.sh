@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/prerequisites.sh
+# Threads that wait give their core away: on a machine with other work, spinning ones cost many times their use.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 tessera_install "${tessera_build_packages[@]}" "${tessera_test_packages[@]}"
 
 preset=${TESSERA_PRESET:-cpu}
