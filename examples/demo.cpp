@@ -11,6 +11,7 @@
 #include <tessera/train/progress.hpp>
 #include <tessera/train/report.hpp>
 
+#include <array>
 #include <ctime>
 #include <fstream>
 
@@ -113,6 +114,27 @@ data::Image picture_of_labels(const data::Scene& scene, const data::LabelMap& la
   const int side = scene.image.width * zoom;
   const auto large = data::resize(scene.image, side, side, data::Filter::nearest);
   return segmentation::overlay(large, data::resize(labels, side, side), names, palette);
+}
+
+/// Pictures of a gallery on one sheet: `columns` groups of three in a row, on white.
+data::Image sheet_of(const std::vector<std::array<data::Image, 3>>& groups, int columns) {
+  constexpr int gap = 8;
+  int width = 0, height = 0;
+  for (const auto& group : groups)
+    for (const auto& image : group) {
+      width = std::max(width, image.width);
+      height = std::max(height, image.height);
+    }
+  const int rows = (int(groups.size()) + columns - 1) / columns, group_width = 3 * (width + gap) + gap;
+  data::Image sheet(columns * group_width, rows * (height + gap) + gap, 3, 255);
+  for (size_t i = 0; i < groups.size(); ++i)
+    for (size_t k = 0; k < 3; ++k) {
+      const auto& image = groups[i][k];
+      const int left = int(i) % columns * group_width + int(k) * (width + gap) + gap;
+      const int top = int(i) / columns * (height + gap) + gap;
+      for (int y = 0; y < image.height; ++y) std::copy_n(image.row(y), image.row_bytes(), sheet.at(left, top + y));
+    }
+  return sheet;
 }
 
 double percent(double share) { return 100 * share; }
@@ -262,14 +284,16 @@ void run(const Options& options) {
       "training; even rows: unseen ones.");
   const auto palette = segmentation::class_palette(int(names.size()));
   report.begin_gallery();
+  std::vector<std::array<data::Image, 3>> gallery;
   for (size_t i = 0; i < 16 && i < scenes.size(); ++i) {
     const auto& scene = scenes[i];
     constexpr int zoom = 4;
-    report.pictures(
+    gallery.push_back(
         {data::resize(scene.image, scene.image.width * zoom, scene.image.height * zoom, data::Filter::nearest),
          picture_of_labels(scene, scene.labels, names, palette),
-         picture_of_labels(scene, gated.predictions[i], names, palette)},
-        scene.caption + (scene.unseen ? " (unseen combination)" : ""), 230);
+         picture_of_labels(scene, gated.predictions[i], names, palette)});
+    report.pictures({gallery.back().begin(), gallery.back().end()},
+                    scene.caption + (scene.unseen ? " (unseen combination)" : ""), 230);
   }
   report.end_gallery();
   report.heading("Read-outs");
@@ -309,6 +333,8 @@ void run(const Options& options) {
                                  : last.at("seconds").get<double>();
   examples::make_folder(options.output);
   report.write(fs::path(options.output) / "report.html");
+  gallery.resize(std::min<size_t>(gallery.size(), 8));
+  data::write_image(fs::path(options.output) / "gallery.png", sheet_of(gallery, 2));
   io::write_json(fs::path(options.output) / "metrics.json", metrics);
   std::printf("report: %s\nmodel:  %s\n", (fs::path(options.output) / "report.html").string().c_str(),
               model.string().c_str());
