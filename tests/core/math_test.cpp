@@ -13,7 +13,7 @@ double worst_ulps(float (*f)(float), double (*exact)(double), double low, double
   constexpr int steps = 1'000'000;
   for (int i = 0; i <= steps; ++i) {
     const float x = float(low + (high - low) * i / steps);
-    const double y = exact(double(x)), ulp = std::ldexp(1.0, std::max(std::ilogb(y) - 23, -149));
+    const double y = exact(double(x)), ulp = std::ldexp(1.0, std::max(std::ilogb(y), -126) - 23);
     const double error = std::abs(double(f(x)) - y) / ulp;
     if (!(error <= worst)) worst = error;
   }

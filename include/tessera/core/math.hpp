@@ -24,15 +24,15 @@ TESSERA_HOST_DEVICE inline float exp(float x) {
   const float bounded = x < lowest ? lowest : (x > highest ? highest : x);
   const float shifted = bounded * 1.44269504088896341f + round_to_integer;
   const float n = shifted - round_to_integer;
-  const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
+  const float high = bounded - n * 0.693359375f, low = n * 2.12194440e-4f, r = high + low;
+  float q = 1.0f / 5040.0f;
+  q = q * r + 1.0f / 720.0f;
+  q = q * r + 1.0f / 120.0f;
+  q = q * r + 1.0f / 24.0f;
+  q = q * r + 1.0f / 6.0f;
+  q = q * r + 0.5f;
+  const float square = r * r * q;
+  const float p = 1.0f + (high + (low + square));  // small terms first: one unit of error at most, fused or not
   // 2^n as two factors: n runs from -126 to 128, further than one exponent reaches
   const int32_t power = int32_t(std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(round_to_integer));
   const int32_t half = power >> 1;
