@@ -56,15 +56,28 @@ class StridedLoop {
     constexpr int64_t piece = 16384;
     const int64_t length = extents_[axes_ - 1], rows = size_ / length, pieces = chunk_count(length, piece);
     parallel_for(rows * pieces, row_grain(length), [&](int64_t begin, int64_t end) {
+      int64_t number = begin % pieces, row = begin / pieces;
+      std::array<int64_t, most_axes> index{};
+      Offsets row_start{};
+      for (size_t axis = axes_ - 1; axis-- > 0; row /= extents_[axis]) {
+        index[axis] = row % extents_[axis];
+        for (size_t array = 0; array < size_t(Arrays); ++array) row_start[array] += index[axis] * strides_[axis][array];
+      }
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task % pieces * piece;
-        Offsets offsets;
-        for (size_t array = 0; array < size_t(Arrays); ++array) offsets[array] = first * strides_[axes_ - 1][array];
-        int64_t row = task / pieces;
-        for (size_t axis = axes_ - 1; axis-- > 0; row /= extents_[axis])
-          for (size_t array = 0; array < size_t(Arrays); ++array)
-            offsets[array] += row % extents_[axis] * strides_[axis][array];
+        const int64_t first = number * piece;
+        Offsets offsets = row_start;
+        for (size_t array = 0; array < size_t(Arrays); ++array) offsets[array] += first * strides_[axes_ - 1][array];
         body(offsets, std::min(piece, length - first));
+        if (++number < pieces) continue;
+        number = 0;
+        for (size_t axis = axes_ - 1;
+             axis-- > 0;) {  // to the next row: an odometer, divisions cost more than short rows
+          const bool carry = ++index[axis] == extents_[axis];
+          const int64_t step = carry ? 1 - extents_[axis] : 1;
+          for (size_t array = 0; array < size_t(Arrays); ++array) row_start[array] += step * strides_[axis][array];
+          if (!carry) break;
+          index[axis] = 0;
+        }
       }
     });
   }
