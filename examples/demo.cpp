@@ -12,8 +12,10 @@
 #include <tessera/train/report.hpp>
 
 #include <array>
+#include <cmath>
 #include <ctime>
 #include <fstream>
+#include <map>
 
 #include "common.hpp"
 
@@ -23,7 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Options {
-  std::string model, baseline, output = "demo", checkpoint, classes;
+  std::string model, baseline, output = "demo", scenes = "classic", checkpoint, classes;
   std::vector<std::string> pictures;
   uint64_t seed = 0;
   int threads = 0;
@@ -57,7 +59,7 @@ Reader open_model(Context<Cpu>& ctx, const fs::path& folder, const std::vector<s
   const segmentation::PromptSet prompts{"trained", segmentation::EnsembleRule::normalise_each, {description.prompts}};
   std::vector<std::vector<std::string>> queries;
   for (const auto& name : names) queries.push_back({name});
-  const auto tokenizer = data::Tokenizer::from_directory(folder);
+  const auto tokenizer = data::Tokenizer::load(folder);
   reader.classes = segmentation::embed_classes(ctx, *reader.model, tokenizer, prompts, queries).vectors;
   return reader;
 }
@@ -98,6 +100,27 @@ double floor_of(const std::vector<data::Scene>& scenes, int classes) {
   return segmentation::score(matrix).mean_iou;
 }
 
+/// Mean IoU over the classes of each group, in the order in which the set names them.
+std::vector<std::pair<std::string, double>> group_means(const data::SceneSet& set,
+                                                        const segmentation::SegmentationScores& scores) {
+  std::vector<std::pair<std::string, double>> means;
+  std::vector<int> counts;
+  for (int c = 0; c < int(set.classes.size()); ++c) {
+    if (std::isnan(scores.iou[size_t(c)])) continue;  // neither shown nor predicted
+    const std::string group = set.group(c);
+    size_t g = 0;
+    while (g < means.size() && means[g].first != group) ++g;
+    if (g == means.size()) {
+      means.emplace_back(group, 0.0);
+      counts.push_back(0);
+    }
+    means[g].second += scores.iou[size_t(c)];
+    ++counts[g];
+  }
+  for (size_t g = 0; g < means.size(); ++g) means[g].second /= counts[g];
+  return means;
+}
+
 std::vector<io::Json> read_lines(const fs::path& path) {
   std::vector<io::Json> lines;
   std::ifstream file(path);
@@ -110,28 +133,43 @@ std::vector<io::Json> read_lines(const fs::path& path) {
 /// A map's colours over its picture, enlarged, with the names of its classes below.
 data::Image picture_of_labels(const data::Scene& scene, const data::LabelMap& labels,
                               const std::vector<std::string>& names, const std::vector<data::Colour>& palette) {
-  constexpr int zoom = 4;
+  constexpr int zoom = 3;
   const int side = scene.image.width * zoom;
   const auto large = data::resize(scene.image, side, side, data::Filter::nearest);
-  return segmentation::overlay(large, data::resize(labels, side, side), names, palette);
+  return segmentation::overlay(large, data::resize(labels, side, side), names, palette, {.opacity = 0.8});
+}
+
+/// Backgrounds in muted colours of their kind, objects in colours that differ from each other.
+std::vector<data::Colour> palette_of(const data::SceneSet& set) {
+  std::vector<data::Colour> palette = {{120, 150, 105}, {205, 190, 150}, {95, 130, 160},  {160, 190, 210},
+                                       {150, 105, 95},  {140, 115, 90},  {225, 228, 232}, {55, 58, 78}};
+  require(int(palette.size()) == set.backgrounds, "the demo has colours for ", palette.size(), " backgrounds, not ",
+          set.backgrounds);
+  const auto objects = segmentation::class_palette(set.objects());
+  palette.insert(palette.end(), objects.begin(), objects.end());
+  return palette;
 }
 
 /// Pictures of a gallery on one sheet: `columns` groups of three in a row, on white.
 data::Image sheet_of(const std::vector<std::array<data::Image, 3>>& groups, int columns) {
   constexpr int gap = 8;
-  int width = 0, height = 0;
+  int width = 0;
   for (const auto& group : groups)
-    for (const auto& image : group) {
-      width = std::max(width, image.width);
-      height = std::max(height, image.height);
-    }
-  const int rows = (int(groups.size()) + columns - 1) / columns, group_width = 3 * (width + gap) + gap;
-  data::Image sheet(columns * group_width, rows * (height + gap) + gap, 3, 255);
+    for (const auto& image : group) width = std::max(width, image.width);
+  std::vector<int> tops = {gap};  // of each row, and of what follows the last
+  for (size_t first = 0; first < groups.size(); first += size_t(columns)) {
+    int height = 0;
+    for (size_t i = first; i < std::min(groups.size(), first + size_t(columns)); ++i)
+      for (const auto& image : groups[i]) height = std::max(height, image.height);
+    tops.push_back(tops.back() + height + gap);
+  }
+  const int group_width = 3 * (width + gap) + gap;
+  data::Image sheet(columns * group_width, tops.back(), 3, 255);
   for (size_t i = 0; i < groups.size(); ++i)
     for (size_t k = 0; k < 3; ++k) {
       const auto& image = groups[i][k];
       const int left = int(i) % columns * group_width + int(k) * (width + gap) + gap;
-      const int top = int(i) / columns * (height + gap) + gap;
+      const int top = tops[i / size_t(columns)];
       for (int y = 0; y < image.height; ++y) std::copy_n(image.row(y), image.row_bytes(), sheet.at(left, top + y));
     }
   return sheet;
@@ -180,23 +218,25 @@ Curves curves_of(Context<Cpu>& ctx, const fs::path& model, const data::SceneSet&
 }
 
 /// The person's own pictures: by the demo's model, or by another checkpoint and its classes.
-void add_own_pictures(Context<Cpu>& ctx, train::Report& report, const Options& options,
-                      const std::vector<std::string>& words) {
+void add_own_pictures(Context<Cpu>& ctx, train::Report& report, const Options& options, const data::SceneSet& set) {
   if (options.pictures.empty()) return;
   const bool other = !options.checkpoint.empty();
   const fs::path folder = other ? options.checkpoint : options.model;
-  std::vector<std::string> names = words;
+  std::vector<std::string> names = set.names();
+  auto palette = palette_of(set);
   if (other) {
     require(!options.classes.empty(), "--checkpoint needs --classes: a checkpoint does not say what to look for");
     names.clear();
     for (const auto& entry : segmentation::load_class_list(options.classes).classes) names.push_back(entry.name);
+    palette = segmentation::class_palette(int(names.size()));
   }
   report.heading("Your pictures");
   if (other)
     report.paragraph("By the checkpoint " + folder.string() + ", for the classes that were named.");
   else
     report.paragraph(
-        "By the model above. It knows 48 words, has seen drawings on painted backgrounds and nothing else, and sees a "
+        "By the model above. It knows " + std::to_string(names.size()) +
+        " words, has seen drawings on painted backgrounds and nothing else, and sees a "
         "picture 64 pixels high: what it says of a photograph is a guess among those words. For photographs give a "
         "CLIP "
         "checkpoint: examples/demo.sh --checkpoint DIR --classes \"cat,dog,grass\" photo.jpg");
@@ -210,15 +250,13 @@ void add_own_pictures(Context<Cpu>& ctx, train::Report& report, const Options& o
   for (const auto& name : names) queries.push_back({name});
   const auto tokenizer = data::Tokenizer::load(description.folder);
   const auto classes = segmentation::embed_classes(ctx, *model, tokenizer, prompts, queries).vectors;
-  const auto palette = segmentation::class_palette(int(names.size()));
   for (const auto& path : options.pictures) {
     const auto picture = data::to_rgb(data::read_image(path));
     const auto labels = segmentation::label_picture(ctx, segmentation::score_picture(ctx, *model, classes, picture));
     const double shrink = std::min(1.0, 640.0 / std::max(picture.width, picture.height));
     const int width = std::max(1, int(picture.width * shrink)), height = std::max(1, int(picture.height * shrink));
     const auto small = data::resize(picture, width, height, data::Filter::bicubic);
-    report.pictures({small, segmentation::overlay(small, data::resize(labels, width, height), names, palette)}, path,
-                    320);
+    report.pictures({small, segmentation::overlay(small, data::resize(labels, width, height), names, palette)}, path);
   }
 }
 
@@ -227,7 +265,7 @@ void run(const Options& options) {
   Context<Cpu> ctx;
   const fs::path model = options.model;
   const std::string system = systems::describe_checkpoint(model).model_type;
-  const auto set = data::classic_set();
+  const auto set = data::scene_set(options.scenes);
   const auto names = set.names();
   const auto scenes = data::SceneRenderer(set, data::Split::test).render(0, data::usual_count(data::Split::test));
 
@@ -242,6 +280,7 @@ void run(const Options& options) {
   const auto last = read_lines(model / "metrics.jsonl").back();
 
   io::Json metrics = {{"system", system},
+                      {"scenes", set.name},
                       {"classes", names.size()},
                       {"seed", options.seed},
                       {"images_seen", last.at("images")},
@@ -260,6 +299,11 @@ void run(const Options& options) {
     metrics["baseline_images_seen"] = read_lines(fs::path(options.baseline) / "metrics.jsonl").back().at("images");
   }
   for (size_t c = 0; c < names.size(); ++c) metrics["iou"][names[c]] = percent(gated.all.iou[c]);
+  const auto groups = group_means(set, gated.all);
+  std::map<std::string, double> baseline_groups;
+  if (baseline)
+    for (const auto& [group, mean] : group_means(set, baseline->all)) baseline_groups[group] = mean;
+  for (const auto& [group, mean] : groups) metrics["groups"][group] = percent(mean);
 
   train::Report report("Learned from captions, segmenting by words");
   report.paragraph(
@@ -279,21 +323,20 @@ void run(const Options& options) {
   report.plot("Loss over images seen", "images", curves.loss);
   if (!curves.miou.empty()) report.plot("mIoU on 200 dev scenes over images seen", "images", curves.miou);
   report.heading("Scenes it has never seen");
-  report.paragraph(
-      "Picture, true labels, prediction (all 48 words offered everywhere). Odd rows: combinations seen in "
-      "training; even rows: unseen ones.");
-  const auto palette = segmentation::class_palette(int(names.size()));
+  report.paragraph("Picture, true labels, prediction (all " + std::to_string(names.size()) +
+                   " words offered everywhere). Every second scene holds a combination that training never showed.");
+  const auto palette = palette_of(set);
   report.begin_gallery();
   std::vector<std::array<data::Image, 3>> gallery;
   for (size_t i = 0; i < 16 && i < scenes.size(); ++i) {
     const auto& scene = scenes[i];
-    constexpr int zoom = 4;
+    constexpr int zoom = 3;
     gallery.push_back(
         {data::resize(scene.image, scene.image.width * zoom, scene.image.height * zoom, data::Filter::nearest),
          picture_of_labels(scene, scene.labels, names, palette),
          picture_of_labels(scene, gated.predictions[i], names, palette)});
     report.pictures({gallery.back().begin(), gallery.back().end()},
-                    scene.caption + (scene.unseen ? " (unseen combination)" : ""), 230);
+                    scene.caption + (scene.unseen ? " (unseen combination)" : ""));
   }
   report.end_gallery();
   report.heading("Read-outs");
@@ -309,7 +352,13 @@ void run(const Options& options) {
                          train::number_text(percent(baseline->unseen.mean_iou))});
   read_outs.push_back({"true background everywhere, no object", train::number_text(percent(floor)), "-"});
   report.table({"read-out", "mIoU %", "unseen combinations"}, read_outs);
-  add_own_pictures(ctx, report, options, names);
+  report.heading("IoU of each group of words");
+  std::vector<std::vector<std::string>> group_rows;
+  for (const auto& [group, mean] : groups)
+    group_rows.push_back({group, train::number_text(percent(mean)),
+                          baseline_groups.count(group) ? train::number_text(percent(baseline_groups[group])) : "-"});
+  report.table({"group", system + ", mIoU %", "plain CLIP"}, group_rows);
+  add_own_pictures(ctx, report, options, set);
   report.heading("IoU of each class");
   std::vector<std::vector<std::string>> rows;
   for (size_t c = 0; c < names.size(); ++c) rows.push_back({names[c], train::number_text(percent(gated.all.iou[c]))});
@@ -319,11 +368,15 @@ void run(const Options& options) {
   const std::string here = "build/cpu/examples/";
   report.verbatim(here + "segment --checkpoint " + model.string() +
                   " --image PICTURE --classes \"dog,grass,key\" --output overlay.png\n" + here +
-                  "train_pacl --data scenes:classic --output model --steps 4000\n" + here +
+                  "train_pacl --data scenes:" + set.name + " --output model --steps 4000\n" + here +
                   "scenes --set rich --preview rich.png\n" + here + "train_pacl --help");
 
   std::printf("\n%-14s %6s\n", "class", "IoU %");
   for (const auto& row : rows) std::printf("%-14s %6s\n", row[0].c_str(), row[1].c_str());
+  if (groups.size() > 2) {
+    std::printf("\n%-30s %6s\n", "group", "IoU %");
+    for (const auto& [group, mean] : groups) std::printf("%-30s %6.1f\n", group.c_str(), percent(mean));
+  }
   std::printf("\nmIoU %.1f %% (unseen combinations %.1f, without gate %.1f; true background everywhere %.1f",
               percent(gated.all.mean_iou), percent(gated.unseen.mean_iou), percent(raw.all.mean_iou), percent(floor));
   if (baseline) std::printf("; plain CLIP %.1f", percent(baseline->all.mean_iou));
@@ -344,10 +397,13 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app{"Evaluates a model that was trained on the classic scenes and writes report.html and metrics.json.\n"};
+  CLI::App app{"Evaluates a model that was trained on rendered scenes and writes report.html and metrics.json.\n"};
   app.add_option("--model", options.model, "folder that train_pacl or train_clip wrote")->required();
   app.add_option("--baseline", options.baseline, "folder of a second model to compare with");
   app.add_option("--output", options.output, "folder of report.html and metrics.json")->capture_default_str();
+  app.add_option("--scenes", options.scenes, "the set that the model was trained on")
+      ->check(CLI::IsMember({"classic", "rich"}))
+      ->capture_default_str();
   app.add_option("--checkpoint", options.checkpoint, "another checkpoint for your own pictures");
   app.add_option("--classes", options.classes, "what --checkpoint shall look for");
   app.add_option("--seed", options.seed, "noted in metrics.json");

@@ -109,7 +109,7 @@ void write_shards(const data::SceneRenderer& renderer, const Options& options, i
 }
 
 void run(const Options& options) {
-  const data::SceneSet set = options.set == "classic" ? data::classic_set() : data::rich_set();
+  const data::SceneSet set = data::scene_set(options.set);
   if (options.list) return list_classes(set);
   tessera::require(!options.output.empty() || !options.preview.empty(),
                    "nothing to do: name --output DIR for shards, --preview FILE.png for a look, or --list");

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <tessera/core/error.hpp>
 #include <tessera/data/captions.hpp>
 #include <tessera/data/textures.hpp>
 
@@ -40,6 +41,15 @@ struct SceneSet {
     std::vector<std::string> all;
     for (const auto& one : classes) all.push_back(one.name);
     return all;
+  }
+  /// What training has shown of a class; results of sets with several groups are reported by group.
+  std::string group(int index) const {
+    const auto& one = classes.at(size_t(index));
+    if (is_background(index)) return "backgrounds";
+    const bool composed = !one.looks.empty() && one.looks.front().hue >= 0;  // a colour and a thing
+    if (one.held_out) return composed ? "compositions held out" : "words held out";
+    if (composed) return one.test_looks.empty() ? "compositions seen" : "compositions seen, new glyphs";
+    return one.test_looks.empty() ? "objects" : "objects, new glyphs";
   }
   /// "a photo of a dog", "a photo of grass": the text that stands for a class in training and read-out.
   std::string prompt(int index) const {
@@ -218,6 +228,13 @@ inline SceneSet rich_set() {
       set.classes.push_back(object);
     }
   return set;
+}
+
+/// "classic" or "rich".
+inline SceneSet scene_set(const std::string& name) {
+  require(name == "classic" || name == "rich", "there is no set of scenes called ", name,
+          "; there are classic and rich");
+  return name == "classic" ? classic_set() : rich_set();
 }
 
 }  // namespace tessera::data

@@ -76,13 +76,12 @@ class Report {
     }
     body_ += "</tbody></table>\n";
   }
-  /// Pictures side by side with a caption below the row. Small ones are enlarged without smoothing.
-  void pictures(const std::vector<data::Image>& images, const std::string& caption, int height = 192) {
-    body_ += "<figure>";
+  /// Pictures side by side, each as wide as the others, with a caption below the row.
+  void pictures(const std::vector<data::Image>& images, const std::string& caption) {
+    body_ += "<figure><div class=\"row\">";
     for (const auto& image : images)
-      body_ += "<img style=\"height:" + std::to_string(height) + "px\" alt=\"\" src=\"" +
-               data::data_uri(image, image.height <= 256 ? 0 : 85) + "\">";
-    body_ += "<figcaption>" + html_escape(caption) + "</figcaption></figure>\n";
+      body_ += "<img alt=\"\" src=\"" + data::data_uri(image, image.height <= 256 ? 0 : 85) + "\">";
+    body_ += "</div><figcaption>" + html_escape(caption) + "</figcaption></figure>\n";
   }
   void begin_gallery() { body_ += "<div class=\"gallery\">\n"; }
   void end_gallery() { body_ += "</div>\n"; }
@@ -155,7 +154,7 @@ class Report {
  private:
   static std::string style() {
     return "body{margin:0;background:#f6f7f9;color:#1f2937;font:16px/1.5 system-ui,sans-serif}"
-           "main{max-width:1080px;margin:0 auto;padding:32px 20px 64px;background:#fff}"
+           "main{max-width:1180px;margin:0 auto;padding:32px 20px 64px;background:#fff}"
            "h1{font-size:30px;margin:0 0 8px}h2{font-size:21px;margin:36px 0 8px;border-bottom:1px solid #e5e7eb}"
            "p{max-width:75ch}pre{background:#111827;color:#e5e7eb;padding:12px 16px;border-radius:8px;overflow:auto}"
            "table{border-collapse:collapse;font-size:14px;margin:12px 0}"
@@ -165,7 +164,8 @@ class Report {
            ".figures div{background:#eef2ff;border-radius:10px;padding:12px 18px;min-width:120px}"
            ".figures b{display:block;font-size:26px}.figures span{font-size:13px;color:#4b5563}"
            "figure{margin:10px 0}figcaption{font-size:13px;color:#4b5563}"
-           "img{margin:0 6px 0 0;image-rendering:pixelated;border-radius:4px}"
+           ".row{display:grid;grid-auto-flow:column;grid-auto-columns:minmax(0,1fr);gap:6px;align-items:start}"
+           "img{width:100%;border-radius:4px}"
            ".gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(500px,1fr));gap:4px 18px}"
            ".chart{display:inline-block;margin-right:12px}.plot{width:510px;max-width:100%}"
            ".plot text{font-size:12px;fill:#4b5563}.grid{stroke:#e5e7eb}";
