@@ -43,6 +43,39 @@ TEST_CASE("memory: without a cache nothing is kept; new buffers can be NaN", "[c
   CHECK(pool->bytes_cached() == 0);
 }
 
+TEST_CASE("memory: freed blocks are kept up to a bound, the sizes in use longest", "[core]") {
+  constexpr size_t unit = 64 * 1024;
+  const auto pool = std::make_shared<Pool<Cpu>>(PoolOptions{.cached_bytes = 8 * unit});
+  const auto use = [&](size_t units) { return pool->allocate(units * unit).get(); };  // and frees it
+  // One block at a time, of ever new sizes: without a bound the cache would hold all of them.
+  for (size_t units = 1; units <= 16; ++units) {
+    use(units);
+    CHECK(pool->bytes_cached() <= std::max(8 * unit, pool->peak_bytes()));
+  }
+  CHECK(pool->peak_bytes() == 16 * unit);
+  CHECK(pool->bytes_cached() == 16 * unit);
+
+  // Sizes that are asked for again and again stay; the one that is not goes.
+  pool->trim();
+  pool->reset_peak();
+  void* const four = use(4);
+  use(3);
+  CHECK(use(4) == four);
+  use(2);
+  CHECK(pool->bytes_cached() == 6 * unit);  // 4 + 3 + 2 are more than 8: the 3 is gone
+  CHECK(use(4) == four);
+
+  // What was in use at once is kept, however much it is.
+  std::vector<std::shared_ptr<void>> step;
+  for (int i = 0; i < 20; ++i) step.push_back(pool->allocate(2 * unit));
+  step.clear();
+  CHECK(pool->bytes_cached() == 40 * unit);
+  pool->trim(11 * unit);
+  CHECK(pool->bytes_cached() == 10 * unit);
+  pool->trim();
+  CHECK(pool->bytes_cached() == 0);
+}
+
 TEST_CASE("memory: a tensor outlives its context", "[core]") {
   Tensor<float, 1> t;
   std::weak_ptr<Pool<Cpu>> pool;

@@ -4,6 +4,7 @@
 // stream). A context may therefore be destroyed before the tensors made from it. A freed block goes back to the pool,
 // to be handed out again in stream order.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -36,13 +37,19 @@ struct Memory<Cpu> {
   }
 };
 
+/// What a pool does with freed blocks and with new ones.
 struct PoolOptions {
-  bool cache = true;  ///< keep freed blocks for later allocations of the same size class
-  bool fill_with_nan =
-      false;  ///< set every new buffer to 0xff bytes (NaN in all floating types): finds unwritten outputs
+  /// Keep freed blocks for later allocations of the same size class.
+  bool cache = true;
+  /// Bytes of freed blocks that are always kept. More are kept only up to as many as were ever in use at once
+  /// (peak_bytes), so that a training step finds the blocks of the step before it.
+  size_t cached_bytes = size_t(256) << 20;
+  /// Set every new buffer to 0xff bytes (NaN in all floating types): finds unwritten outputs.
+  bool fill_with_nan = false;
 };
 
-/// A thread-safe caching allocator with counters.
+/// A thread-safe caching allocator with counters. Of freed blocks it keeps at most
+/// max(PoolOptions::cached_bytes, peak_bytes()); what goes first are the sizes that were longest not asked for.
 template <class Device>
 class Pool : public std::enable_shared_from_this<Pool<Device>> {
  public:
@@ -60,14 +67,18 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
     if (options_.fill_with_nan) Memory<Device>::fill(data, 0xff, size);
     return std::shared_ptr<void>(data, [pool = this->shared_from_this(), size](void* p) { pool->give(p, size); });
   }
-  /// Gives all cached blocks back to the system.
-  void trim() noexcept {
+  /// Gives cached blocks back to the system until at most `keep` bytes of them are left.
+  void trim(size_t keep = 0) noexcept {
     std::lock_guard lock(mutex_);
-    release_cached();
+    release_cached(keep);
   }
+  /// Bytes of all blocks that somebody holds, rounded up to size classes.
   size_t bytes_in_use() const { return locked(bytes_in_use_); }
+  /// Bytes of freed blocks that are kept.
   size_t bytes_cached() const { return locked(bytes_cached_); }
+  /// The largest bytes_in_use() so far, or since reset_peak().
   size_t peak_bytes() const { return locked(peak_bytes_); }
+  /// Forgets the peak; the bound of the cache, which follows it, becomes smaller too.
   void reset_peak() {
     std::lock_guard lock(mutex_);
     peak_bytes_ = bytes_in_use_;
@@ -83,9 +94,10 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
   void* take(size_t size) {
     std::lock_guard lock(mutex_);
     void* data = nullptr;
-    if (auto found = cached_.find(size); found != cached_.end() && !found->second.empty()) {
-      data = found->second.back();
-      found->second.pop_back();
+    if (auto found = cached_.find(size); found != cached_.end() && !found->second.blocks.empty()) {
+      data = found->second.blocks.back();
+      found->second.blocks.pop_back();
+      found->second.last_used = ++uses_;
       bytes_cached_ -= size;
     } else {
       data = allocate_or_trim(size);
@@ -94,19 +106,27 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
     if (bytes_in_use_ > peak_bytes_) peak_bytes_ = bytes_in_use_;
     return data;
   }
-  // With the lock held.
-  void release_cached() noexcept {
-    for (auto& [size, blocks] : cached_)
-      for (void* block : blocks) Memory<Device>::release(block);
-    cached_.clear();
-    bytes_cached_ = 0;
+  // With the lock held: frees blocks of the size that was longest not used, and so on. There are a few hundred sizes at
+  // most.
+  void release_cached(size_t keep) noexcept {
+    while (bytes_cached_ > keep) {
+      const auto oldest = std::min_element(cached_.begin(), cached_.end(), [](const auto& a, const auto& b) {
+        return a.second.last_used < b.second.last_used;
+      });
+      auto& [size, cached] = *oldest;
+      for (; bytes_cached_ > keep && !cached.blocks.empty(); cached.blocks.pop_back()) {
+        Memory<Device>::release(cached.blocks.back());
+        bytes_cached_ -= size;
+      }
+      if (cached.blocks.empty()) cached_.erase(oldest);
+    }
   }
   void* allocate_or_trim(size_t size) {
     try {
       return Memory<Device>::allocate(size);
     } catch (const std::bad_alloc&) {
     }
-    release_cached();
+    release_cached(0);
     try {
       return Memory<Device>::allocate(size);
     } catch (const std::bad_alloc&) {
@@ -118,8 +138,11 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
     bytes_in_use_ -= size;
     if (options_.cache) {
       try {
-        cached_[size].push_back(data);
+        CachedBlocks& cached = cached_[size];
+        cached.blocks.push_back(data);
+        cached.last_used = ++uses_;
         bytes_cached_ += size;
+        release_cached(std::max(options_.cached_bytes, peak_bytes_));
         return;
       } catch (const std::bad_alloc&) {  // no room to remember the block: free it instead
       }
@@ -131,10 +154,17 @@ class Pool : public std::enable_shared_from_this<Pool<Device>> {
     return counter;
   }
 
+  /// Freed blocks of one size, and when the last of them came or went.
+  struct CachedBlocks {
+    std::vector<void*> blocks;
+    uint64_t last_used = 0;
+  };
+
   PoolOptions options_;
   mutable std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> cached_;
+  std::map<size_t, CachedBlocks> cached_;
   size_t bytes_in_use_ = 0, bytes_cached_ = 0, peak_bytes_ = 0;
+  uint64_t uses_ = 0;  // a clock that counts cached blocks coming and going
 };
 
 }  // namespace tessera
