@@ -9,6 +9,7 @@
 
 namespace tessera {
 
+/// How finely the gradients are checked.
 struct GradcheckOptions {
   double step = 1e-5;           ///< of the central difference
   double tolerance = 1e-6;      ///< |analytic - numeric| <= tolerance * max(1, largest numeric derivative of the input)
@@ -16,6 +17,7 @@ struct GradcheckOptions {
   uint64_t seed = 1;            ///< of the random cotangent
 };
 
+/// Converts to whether all gradients agree.
 struct GradcheckResult {
   bool passed = true;
   double worst = 0;     ///< largest error, in units of the tolerance's right-hand side

@@ -16,16 +16,19 @@ class Tape {
  public:
   using Node = std::function<void(Tape&)>;
 
+  /// With `recording` false, operations on this tape compute values and nothing else: for inference.
   explicit Tape(Context<Device>& context, bool recording = true) : ctx(context), recording_(recording) {}
 
-  Context<Device>& ctx;
+  Context<Device>& ctx;  ///< of all operations on this tape
 
   /// Whether an operation on these inputs must be recorded.
   template <class... V>
   bool records(const V&... inputs) const {
     return recording_ && (inputs.requires_grad() || ...);
   }
+  /// Whether operations are recorded at all.
   bool recording() const { return recording_; }
+  /// Adds a step of the backward pass; steps run in reverse order.
   void record(Node node) { nodes_.push_back(std::move(node)); }
 
   /// Adds to v's gradient what `write` writes into the view that it is given; that view is absent where v needs no

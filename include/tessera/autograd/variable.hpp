@@ -21,14 +21,18 @@ class Variable {
   };
 
   Variable() = default;
+  /// Takes part in the backward pass where requires_grad.
   explicit Variable(Tensor<T, Rank, Device> value, bool requires_grad = false)
       : state_(std::make_shared<State>(State{std::move(value), {}, requires_grad})) {}
 
+  /// Whether there is a value: an optional argument (a bias) may be an empty handle.
   explicit operator bool() const { return state_ != nullptr; }
+  /// The values; not of an empty handle.
   const Tensor<T, Rank, Device>& value() const { return state_->value; }
   const Shape<Rank>& shape() const { return state_->value.shape; }
   /// Absent before backward() and where no gradient arrives.
   const Tensor<G, Rank, Device>& grad() const { return state_->grad; }
+  /// Whether backward() brings a gradient here.
   bool requires_grad() const { return state_ && state_->requires_grad; }
   /// The parts, for the tape, optimisers and loaders.
   State& state() const { return *state_; }

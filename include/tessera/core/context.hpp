@@ -15,6 +15,7 @@ struct Context {
                 "tessera: #include <tessera/cuda.hpp> for Context<Cuda> or <tessera/simt.hpp> for Context<Simt>");
 };
 
+/// The seed of all random numbers drawn from a context, and how its memory is kept.
 struct ContextOptions {
   uint64_t seed = 0;
   PoolOptions memory = {};

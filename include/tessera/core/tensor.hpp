@@ -27,9 +27,9 @@ struct TensorView {
   using device_type = Device;
   static constexpr int rank = Rank;
 
-  T* data = nullptr;
-  Shape<Rank> shape{};
-  Shape<Rank> strides{};  // in elements; the last is 1
+  T* data = nullptr;      ///< element 0; null: absent
+  Shape<Rank> shape{};    ///< extents, outermost axis first
+  Shape<Rank> strides{};  ///< in elements; the last is 1
 
   TensorView() = default;
   TensorView(T* values, const Shape<Rank>& extents)
@@ -42,7 +42,9 @@ struct TensorView {
 
   /// Whether the argument is present.
   explicit operator bool() const { return data != nullptr; }
+  /// The number of elements.
   int64_t size() const { return element_count(shape); }
+  /// Whether the elements lie one behind the other, in the order of the axes.
   bool is_contiguous() const {
     if (size() == 0) return true;
     int64_t step = 1;
@@ -98,9 +100,12 @@ struct TensorView {
     const int64_t columns = shape[size_t(Rank - 1)];
     return reshape(Shape<2>{columns ? size() / columns : 0, columns});
   }
+  /// All elements along one axis; contiguous views only.
   TensorView<T, 1, Device> flat() const { return reshape(Shape<1>{size()}); }
 };
 
+/// Parameters of operations: views that no template argument is deduced from, so that tensors, views and {} (absent)
+/// all fit. In is read, Out is written.
 template <class T, int Rank, class Device>
 using In = std::type_identity_t<TensorView<const T, Rank, Device>>;
 template <class T, int Rank, class Device>
@@ -169,6 +174,7 @@ std::vector<std::remove_const_t<T>> to_host(const TensorView<T, Rank, Device>& v
   return values;
 }
 
+/// Throws unless the argument is contiguous, or absent.
 template <class T, int Rank, class Device>
 void expect_contiguous(std::string_view op, std::string_view name, const TensorView<T, Rank, Device>& view) {
   if (view && !view.is_contiguous()) [[unlikely]]
@@ -193,6 +199,7 @@ struct AnyTensor {
     for (int64_t extent : shape) n *= extent;
     return n;
   }
+  /// Of all elements together.
   size_t bytes() const { return size_t(size()) * dtype_size(dtype); }
   template <class T>
   const T* as() const {

@@ -26,6 +26,7 @@ struct Sample {
 class CaptionSource {
  public:
   virtual ~CaptionSource() = default;
+  /// The number of samples.
   virtual int64_t size() const = 0;
   /// Sample 0 <= index < size(). Throws IoError for a picture that cannot be decoded.
   virtual Sample get(int64_t index) const = 0;

@@ -14,6 +14,7 @@ class Draws {
  public:
   explicit Draws(RandomStream stream) : stream_(stream) {}
 
+  /// 32 random bits.
   uint32_t bits() {
     if (next_ % 4 == 0) {
       const uint64_t block = next_ / 4;
@@ -27,6 +28,7 @@ class Draws {
   }
   /// Uniform integer in [0, n), n > 0.
   int below(int n) { return int(uint64_t(bits()) * uint64_t(n) >> 32); }
+  /// True with that probability.
   bool chance(double probability) { return uniform() < probability; }
 
   /// Fisher and Yates.

@@ -32,6 +32,7 @@ struct Image {
 /// The label that most data sets give to pixels that no score counts.
 inline constexpr int ignore_label = 255;
 
+/// A class for every pixel, row by row.
 struct LabelMap {
   int width = 0, height = 0;
   std::vector<uint16_t> labels;  ///< height * width
@@ -56,6 +57,7 @@ struct Box {
   friend bool operator==(const Box&, const Box&) = default;
 };
 
+/// An RGB colour.
 struct Colour {
   uint8_t red = 0, green = 0, blue = 0;
   friend auto operator<=>(const Colour&, const Colour&) = default;

@@ -29,6 +29,7 @@ class SceneSource : public CaptionSource {
     Scene scene = renderer_->render(index);
     return {scene_key(index), std::move(scene.image), std::move(scene.caption)};
   }
+  /// The name of a scene in shards: six digits.
   static std::string scene_key(int64_t index) {
     char key[24];
     std::snprintf(key, sizeof key, "%06lld", static_cast<long long>(index));

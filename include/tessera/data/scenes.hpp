@@ -36,12 +36,14 @@ struct Scene {
 /// three have no random number in common. Every second dev and test scene is `unseen`; no training scene is.
 enum class Split { train, dev, test };
 
+/// "train", "dev" or "test".
 inline const char* name_of(Split split) {
   return split == Split::train ? "train" : split == Split::dev ? "dev" : "test";
 }
 /// How many scenes the split has by convention: 48,000, 200 and 400.
 inline int64_t usual_count(Split split) { return split == Split::train ? 48000 : split == Split::dev ? 200 : 400; }
 
+/// What a scene depends on besides its set, split and number.
 struct SceneOptions {
   int size = 64;          ///< width and height in pixels, 32 … 512
   uint64_t seed = 0;      ///< of the training split; dev and test are the same for every seed

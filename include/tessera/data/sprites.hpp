@@ -29,6 +29,7 @@ inline Image crop_to_mask(const Image& from) {
   return crop(from, {left, top, right + 1, bottom + 1});
 }
 
+/// Left and right exchanged; RGBA.
 inline Image mirror(const Image& from) {
   Image to(from.width, from.height, 4);
   for (int y = 0; y < from.height; ++y)

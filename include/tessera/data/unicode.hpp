@@ -51,6 +51,7 @@ inline char32_t next_code_point(std::string_view text, size_t& at) {
   return code;
 }
 
+/// Appends a code point in UTF-8.
 inline void append_utf8(std::string& to, char32_t code) {
   if (code < 0x80) {
     to += char(code);
@@ -69,6 +70,7 @@ inline void append_utf8(std::string& to, char32_t code) {
   }
 }
 
+/// Bytes that are not UTF-8 become U+FFFD.
 inline std::u32string to_code_points(std::string_view text) {
   std::u32string codes;
   codes.reserve(text.size());
@@ -76,6 +78,7 @@ inline std::u32string to_code_points(std::string_view text) {
   return codes;
 }
 
+/// The inverse of to_code_points.
 inline std::string to_utf8(std::u32string_view codes) {
   std::string text;
   text.reserve(codes.size());
@@ -86,12 +89,14 @@ inline std::string to_utf8(std::u32string_view codes) {
 /// Letters are the categories L*, numerals N*; spaces are those of the property White_Space; all else is a mark.
 enum class CharacterClass : uint8_t { space, letter, numeral, mark };
 
+/// Unicode's White_Space.
 inline bool is_space(char32_t code) {
   if (code < 0x80) return code == ' ' || (code >= '\t' && code <= '\r');
   return code == 0x85 || code == 0xA0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
          code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
+/// By Unicode's general category.
 inline CharacterClass character_class(char32_t code) {
   if (is_space(code)) return CharacterClass::space;
   if (code < 0x80) {

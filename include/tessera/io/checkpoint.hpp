@@ -31,6 +31,7 @@ struct WantedParameter {
   bool floating = true;
 };
 
+/// What a source may hold besides, or lack.
 struct LoadOptions {
   /// Names that the source may have and the model need not: "*" stands for any characters ("*.position_ids").
   std::vector<std::string> ignore = {};

@@ -110,6 +110,7 @@ class JsonView {
   JsonView(const Json& value, std::string file) : JsonView(value, std::move(file), "") {}
   JsonView(Json&&, std::string) = delete;
 
+  /// The value itself.
   const Json& json() const { return *value_; }
   bool is_object() const { return value_->is_object(); }
   bool is_array() const { return value_->is_array(); }

@@ -23,10 +23,12 @@ namespace op {
 struct attention;
 }
 
+/// The scores' factor, and which keys a query sees.
 struct AttentionOptions {
   std::optional<double> scale = {};  ///< factor of the scores; default 1 / sqrt(D)
   bool causal = false;               ///< query i sees keys j <= i only
 
+  /// The factor for heads of that many channels.
   double scale_for(int64_t head_width) const { return scale ? *scale : 1.0 / std::sqrt(double(head_width)); }
 };
 

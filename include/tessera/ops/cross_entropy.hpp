@@ -12,6 +12,7 @@ namespace op {
 struct cross_entropy;
 }
 
+/// As PyTorch's.
 struct CrossEntropyOptions {
   double label_smoothing = 0;   ///< in [0, 1]
   int32_t ignore_index = -100;  ///< a class number that means "no target"; soft targets have none

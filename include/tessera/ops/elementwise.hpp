@@ -16,9 +16,12 @@ struct unary;
 struct scale;
 }  // namespace op
 
+/// Of two tensors, with broadcasting.
 enum class Arithmetic : uint8_t { add, subtract, multiply, divide };
+/// Of one tensor, element by element.
 enum class Unary : uint8_t { exp, log, sigmoid, tanh, square_root };
 
+/// "add", …, as errors name it.
 inline constexpr std::string_view arithmetic_name(Arithmetic kind) {
   constexpr std::string_view names[] = {"add", "subtract", "multiply", "divide"};
   return names[size_t(kind)];

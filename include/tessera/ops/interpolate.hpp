@@ -17,6 +17,7 @@ namespace op {
 struct interpolate;
 }
 
+/// Which neighbours an output is made of: the nearest, 2 x 2 of them, or 4 x 4.
 enum class Interpolation : uint8_t { nearest, bilinear, bicubic };
 
 /// Where one axis is sampled.
@@ -38,6 +39,7 @@ struct AxisSampling {
   }
 };
 
+/// PyTorch's conventions; by default its bilinear mode without align_corners.
 struct InterpolateOptions {
   Interpolation mode = Interpolation::bilinear;
   bool align_corners = false;  ///< bilinear and bicubic; not together with `rows` or `columns`

@@ -8,8 +8,9 @@ namespace op {
 struct layernorm;
 }
 
+/// What keeps 1 / sqrt(variance + epsilon) finite.
 struct LayernormOptions {
-  double epsilon = 1e-5;
+  double epsilon = 1e-5;  ///< added to the variance
 };
 
 /// y [..., C] from x [..., C], weight [C], bias [C]. mean and rstd [rows] are written where present; the backward pass

@@ -11,6 +11,7 @@ namespace op {
 struct matmul;
 }
 
+/// Which factors are transposed, and what is applied to the product (plus bias).
 struct MatmulOptions {
   bool transpose_a = false, transpose_b = false;
   Activation activation = Activation::none;

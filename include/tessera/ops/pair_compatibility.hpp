@@ -13,6 +13,7 @@ namespace op {
 struct pair_compatibility;
 }
 
+/// PACL's softmax over patches, and what it pools.
 struct PairCompatibilityOptions {
   /// Multiplies the cosines inside the softmax (the paper: 1; larger is sharper).
   double attention_scale = 1;

@@ -21,14 +21,17 @@ enum class PatchRemainder : uint8_t {
   pad,     ///< zeros are added until every pixel lies in a patch
 };
 
+/// The size of patches and how they lie.
 struct PatchOptions {
   int64_t kernel = 16;  ///< side of a patch in pixels
   int64_t stride = 16;  ///< distance of two patches in pixels
   PatchRemainder remainder = PatchRemainder::reject;
 };
 
+/// Patches along both axes of an image.
 struct PatchGrid {
   int64_t height = 0, width = 0;
+  /// Patches of an image.
   int64_t count() const { return height * width; }
   bool operator==(const PatchGrid&) const = default;
 };

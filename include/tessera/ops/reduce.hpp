@@ -8,6 +8,7 @@ struct reduce;
 struct max;
 }  // namespace op
 
+/// How many numbers become one.
 enum class Reduction : uint8_t { sum, mean };
 
 namespace detail {

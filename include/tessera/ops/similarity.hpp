@@ -10,6 +10,7 @@ namespace op {
 struct l2_normalise;
 }
 
+/// How rows of length 0 are treated.
 struct L2NormaliseOptions {
   double epsilon = 0;
 };

@@ -17,6 +17,7 @@
 
 namespace tessera::optim {
 
+/// Of one group of parameters; PyTorch's defaults.
 struct AdamWOptions {
   double learning_rate = 1e-3;
   double beta1 = 0.9, beta2 = 0.999;
@@ -59,8 +60,10 @@ class AdamW {
     groups_.push_back(options);
     return groups_.size() - 1;
   }
+  /// Groups are numbered in the order in which they were added.
   size_t group_count() const { return groups_.size(); }
   const AdamWOptions& group(size_t index) const { return groups_.at(index); }
+  /// Changes a group's options from the next step on.
   void set_group(size_t index, AdamWOptions options) {
     check(options);
     groups_.at(index) = options;
@@ -106,6 +109,7 @@ class AdamW {
       });
     });
   }
+  /// Drops all gradients, as every step needs before the next backward pass.
   void clear_gradients() const { parameters_.clear_gradients(); }
 
   /// A copy of all that the next step depends on besides the parameters, their gradients and the groups' options:

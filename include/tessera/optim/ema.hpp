@@ -49,6 +49,7 @@ class Ema {
     }
     applied_ = true;
   }
+  /// Puts the trained values back, which apply() had set aside.
   void restore() {
     require<Error>(applied_, "Ema: restore() needs apply() before it");
     for (size_t p = 0; p < parameters_.size(); ++p) {

@@ -24,10 +24,14 @@ class ParameterHandle {
     require(bool(variable), "ParameterHandle: ", name_, " is an empty handle: initialise or load the module first");
   }
 
+  /// As in the checkpoint.
   const std::string& name() const { return name_; }
+  /// Of the values.
   Dtype dtype() const { return access_->dtype; }
+  /// accumulate_t of the values' type.
   Dtype gradient_dtype() const { return access_->gradient_dtype; }
   std::vector<int64_t> shape() const { return access_->shape(); }
+  /// The number of axes.
   int rank() const { return access_->rank; }
   int64_t size() const {
     int64_t n = 1;
@@ -38,6 +42,7 @@ class ParameterHandle {
   void* value() const { return access_->value(); }
   /// size() of gradient_dtype(), or null where no gradient has arrived.
   const void* gradient() const { return access_->gradient(); }
+  /// Drops the gradient, so that the next contribution is the first.
   void clear_gradient() const { access_->clear_gradient(); }
 
  private:
@@ -90,6 +95,7 @@ class ParameterList {
     handles_.push_back(std::move(parameter));
   }
 
+  /// The parameters, in the order in which they were added.
   auto begin() const { return handles_.begin(); }
   auto end() const { return handles_.end(); }
   size_t size() const { return handles_.size(); }

@@ -27,6 +27,7 @@ struct ClassEmbeddings {
   int64_t texts = 0, shortened = 0;   ///< sentences encoded, and how many of them were longer than the context
 };
 
+/// What becomes of synonyms, and how many sentences are encoded at once.
 struct EmbedOptions {
   SynonymRule synonyms = SynonymRule::average;
   int64_t batch = 64;  ///< sentences encoded at once

@@ -22,6 +22,7 @@ inline void reduce_zero_label(LabelMap& map) {
   for (uint16_t& label : map.labels) label = label == 0 || label == 255 ? 255 : uint16_t(label - 1);
 }
 
+/// Counts of pixels by predicted and true class, over as many pictures as are added.
 class ConfusionMatrix {
  public:
   explicit ConfusionMatrix(int classes, int ignored = data::ignore_label) : classes_(classes), ignored_(ignored) {
@@ -58,6 +59,7 @@ class ConfusionMatrix {
     for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += other.counts_[i];
   }
 
+  /// Predicted as `c`, and rightly so.
   int64_t found(int c) const { return at(c, c); }
   /// Predicted as `c` where the truth is not ignored.
   int64_t predicted(int c) const {
@@ -65,6 +67,7 @@ class ConfusionMatrix {
     for (int truth = 0; truth < classes_; ++truth) sum += at(c, truth);
     return sum;
   }
+  /// `c` in the truth.
   int64_t labelled(int c) const {
     int64_t sum = 0;
     for (int prediction = 0; prediction < classes_; ++prediction) sum += at(prediction, c);
@@ -88,6 +91,7 @@ struct SegmentationScores {
   double frequency_weighted_iou = 0;
 };
 
+/// Which classes a mean is taken over.
 enum class MeanRule {
   mmsegmentation,  ///< a class that is predicted but occurs in no truth counts as 0
   detectron2,      ///< such a class is left out

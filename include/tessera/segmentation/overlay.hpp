@@ -17,6 +17,7 @@ namespace tessera::segmentation {
 
 using data::LabelMap;
 
+/// How strongly a picture is tinted, and where.
 struct OverlayOptions {
   double opacity = 0.5;              ///< of the tint; 0 leaves the picture, 1 leaves only colours
   bool outlines = true;              ///< along the regions' borders
@@ -24,6 +25,7 @@ struct OverlayOptions {
   int ignored = data::ignore_label;  ///< a label that is left as it is and not in the legend
 };
 
+/// One line of a legend.
 struct LegendEntry {
   std::string name;
   Colour colour;

@@ -25,6 +25,7 @@ namespace tessera::segmentation {
 ///   raw_mean: mean of the vectors as the encoder gives them, to length 1 (GroupViT, SegCLIP, TCL, MGCA)
 enum class EnsembleRule { normalise_each, raw_mean };
 
+/// Sentences with "{}" in the name's place, and how their vectors are averaged.
 struct PromptSet {
   std::string name;
   EnsembleRule rule = EnsembleRule::normalise_each;

@@ -18,6 +18,7 @@
 
 namespace tessera::train {
 
+/// How pictures become batches.
 struct BatchOptions {
   int64_t batch = 32;
   int image_size = 224;
@@ -26,6 +27,7 @@ struct BatchOptions {
   uint64_t seed = 0;
 };
 
+/// Pictures and their captions.
 struct Batch {
   Tensor<float, 4> images;  ///< [B, 3, S, S], normalised
   std::vector<std::string> captions;

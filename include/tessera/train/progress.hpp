@@ -23,6 +23,7 @@ inline std::string clock_text(double seconds) {
   return text;
 }
 
+/// The bar: advance() as work is done, finish() (or the destructor) ends the line.
 class Progress {
  public:
   /// `total` units of work (`unit`: "images"); `done` of them were done before, by a run that this one continues.
@@ -55,7 +56,9 @@ class Progress {
     if (terminal_) std::fputc('\n', stream_);
     std::fflush(stream_);
   }
+  /// Seconds since the beginning.
   double elapsed() const { return seconds(start_); }
+  /// Units a second, of this run.
   double rate() const { return elapsed() > 0 ? double(done_ - first_) / elapsed() : 0; }
 
  private:

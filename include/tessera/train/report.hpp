@@ -50,11 +50,14 @@ struct PlotSeries {
   std::vector<std::pair<double, double>> points;
 };
 
+/// A page of headings, tables, plots and pictures, written as one self-contained HTML file.
 class Report {
  public:
   explicit Report(std::string title) : title_(std::move(title)) {}
 
+  /// Adds a heading; what follows stands below it.
   void heading(const std::string& text) { body_ += "<h2>" + html_escape(text) + "</h2>\n"; }
+  /// Adds text.
   void paragraph(const std::string& text) { body_ += "<p>" + html_escape(text) + "</p>\n"; }
   /// Commands or other text as it stands.
   void verbatim(const std::string& text) { body_ += "<pre>" + html_escape(text) + "</pre>\n"; }
@@ -65,6 +68,7 @@ class Report {
       body_ += "<div><b>" + html_escape(value) + "</b><span>" + html_escape(words) + "</span></div>";
     body_ += "</div>\n";
   }
+  /// Adds a table; every row has as many cells as the header.
   void table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
     body_ += "<table><thead><tr>";
     for (const auto& cell : header) body_ += "<th>" + html_escape(cell) + "</th>";
@@ -83,6 +87,7 @@ class Report {
       body_ += "<img alt=\"\" src=\"" + data::data_uri(image, image.height <= 256 ? 0 : 85) + "\">";
     body_ += "</div><figcaption>" + html_escape(caption) + "</figcaption></figure>\n";
   }
+  /// Pictures that are added from here to end_gallery() stand side by side.
   void begin_gallery() { body_ += "<div class=\"gallery\">\n"; }
   void end_gallery() { body_ += "</div>\n"; }
 
