@@ -1,0 +1,401 @@
+// The race detector. Every byte has a cell that names its last writer and its readers since. An access is compared with
+// the cell: is the earlier access ordered before this one? Within a block, by program order, by a __syncthreads between
+// (a later epoch), or by a __syncwarp between (the warp's clocks); shuffles, votes and mma order no memory. Between the
+// blocks of a launch nothing is ordered. Launches are ordered as their streams and events say.
+#include <tessera/simt/shadow.hpp>
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <new>
+#include <tuple>
+
+#include <tessera/simt/heap.hpp>
+#include <tessera/simt/machine.hpp>
+#include <tessera/simt/streams.hpp>
+
+extern "C" {
+extern char __executable_start, end;  // of the program's image, by the linker
+__attribute__((weak)) void __sanitizer_symbolize_pc(void* pc, const char* format, char* out, size_t out_bytes);
+}
+
+namespace tessera::simt {
+namespace {
+
+enum Flag : uint8_t {
+  accessible = 1,
+  initialised = 2,
+  in_flight = 4,         // the destination of a cp.async that was not waited for
+  atomic_write = 8,      // the last write was atomic
+  several_atomics = 16,  // and so were earlier ones of other threads, unordered with it
+  several_warps = 32,    // read by more than one warp in read_epoch
+  several_blocks = 64,   // read by more than one block of this launch
+  clock_table = 128,     // read_clock is an index into read_clocks
+};
+
+struct Cell {
+  uint32_t write_epoch, write_clock, write_place;
+  uint32_t read_epoch, read_clock, read_place, read_lanes;
+  uint16_t write_thread;
+  uint8_t read_warp;
+  uint8_t flags;
+};
+static_assert(sizeof(Cell) == 32);
+
+struct Shadow {
+  bool enabled = false;
+  Cell* global = nullptr;  // one a byte of the heap's reservation; pages are taken when touched
+  Cell* shared = nullptr;
+  bool concurrent = false;  // launches that this one is not ordered after may have touched the same memory
+  // Lanes of one warp whose reads of one byte lie between different partial __syncwarps: rare, so kept aside.
+  std::vector<std::array<uint32_t, lanes>> read_clocks;
+} shadow;
+
+Cell* reserve(size_t bytes) {
+  void* data =
+      mmap(nullptr, bytes * sizeof(Cell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) fail<Error>("simt: no address space for the shadow of ", bytes, " bytes of memory");
+  return static_cast<Cell*>(data);
+}
+
+Cell* shared_cell(const void* at) { return shadow.shared + (static_cast<const char*>(at) - machine.arena); }
+Cell* global_cell(const void* at) {
+  if (!shadow.global) shadow.global = reserve(heap_bytes);
+  return shadow.global + (static_cast<const char*>(at) - heap_base());
+}
+
+// ---- places: an instruction of the program, or a call site given by the vocabulary ----
+constexpr uint32_t by_site = 0x80000000u;
+
+struct Sites {
+  std::vector<Site> list;
+  std::map<std::tuple<const char*, unsigned, unsigned>, uint32_t> numbers;
+} sites;
+
+uint32_t place_of(const Site& site) {
+  static uint32_t latest = 0;  // calls repeat
+  if (latest < sites.list.size()) {
+    const Site& last = sites.list[latest];
+    if (last.file == site.file && last.line == site.line && last.column == site.column) return by_site | latest;
+  }
+  const auto [found, added] =
+      sites.numbers.try_emplace({site.file, site.line, site.column}, uint32_t(sites.list.size()));
+  if (added) sites.list.push_back(site);
+  latest = found->second;
+  return by_site | latest;
+}
+
+uint32_t place_of(const void* return_address) {
+  return uint32_t(static_cast<const char*>(return_address) - &__executable_start);
+}
+
+std::string words(uint32_t place_number) {
+  if (place_number & by_site) return place(sites.list[place_number & ~by_site]);
+  const std::string text = symbolised(uintptr_t(&__executable_start) + place_number - 1);
+  return text.empty() ? sentence("instruction ", place_number) : text;
+}
+
+// ---- one access ----
+struct Attempt {
+  Thread& thread;
+  const char* address;
+  size_t bytes;
+  Access access;
+  uint32_t place;
+  bool shared;
+
+  const char* verb() const {
+    return access == Access::read ? "reads" : access == Access::write ? "writes" : "changes atomically";
+  }
+  std::string where() const {
+    if (!shared) return heap_describe(address);
+    for (const SharedChunk& chunk : machine.chunks)
+      if (address >= chunk.data && address < chunk.data + chunk.bytes)
+        return sentence("byte ", address - chunk.data, " of the shared array of ", chunk.bytes, " bytes declared at ",
+                        simt::place(chunk.site));
+    const SharedChunk* before = nullptr;
+    for (const SharedChunk& chunk : machine.chunks)
+      if (chunk.data <= address) before = &chunk;
+    if (!before) return "shared memory below the first array";
+    return sentence("shared memory ", address - (before->data + before->bytes), " bytes past the end of the array of ",
+                    before->bytes, " bytes declared at ", simt::place(before->site));
+  }
+  [[noreturn]] void refuse(const std::string& kind, const std::string& more = "") const {
+    leave_block(kind + ": a thread " + verb() + sentence(" ", bytes, " bytes at ") + words(place) + ", " + where() +
+                more + " [" + thread_name(thread) + "]");
+  }
+};
+
+std::string thread_of_block(unsigned number) {
+  const auto& block = machine.launch->shape.block;
+  return sentence("thread (", number % block[0], ", ", number / block[0] % block[1], ", ",
+                  number / (block[0] * block[1]), ")");
+}
+
+/// ", which thread (1, 0, 0) of block (0, 0, 0) wrote at layernorm.cuh:31, with no barrier between"
+std::string other_side(uint32_t epoch, const std::string& thread, const char* did, uint32_t other_place) {
+  const Machine& m = machine;
+  std::string who = thread, why = ", with no barrier between";
+  if (epoch < m.launch_epoch) {
+    who = "the unordered launch of " + launch_at(epoch);
+    why = ", with no event or synchronisation between";
+  } else if (epoch < m.block_epoch) {
+    const auto after = std::upper_bound(m.block_epochs.begin(), m.block_epochs.end(), epoch);
+    const uint64_t number = m.block_numbers[size_t(after - m.block_epochs.begin()) - 1];
+    const auto& grid = m.launch->shape.grid;
+    who += sentence(" of block (", number % grid[0], ", ", number / grid[0] % grid[1], ", ",
+                    number / (uint64_t(grid[0]) * grid[1]), ")");
+    why = ", and blocks are not ordered";
+  }
+  return ", which " + who + " " + did + " at " + words(other_place) + why;
+}
+
+/// Whether something that `lane` of my warp did at `clock` of the warp is ordered before me by a __syncwarp.
+bool seen_by(const Thread& me, int lane, uint32_t clock) { return me.warp->seen[me.lane][lane] > clock; }
+
+/// Whether an access of `epoch` by another block or launch is ordered before the block that runs.
+bool ordered_from_elsewhere(const Attempt& attempt, uint32_t epoch) {
+  if (attempt.shared) return true;  // left over from a block that is gone
+  if (epoch >= machine.launch_epoch) return false;
+  return !shadow.concurrent || launch_is_ordered(epoch);
+}
+
+bool write_is_ordered(const Attempt& attempt, const Cell& cell) {
+  const Thread& me = attempt.thread;
+  if (cell.write_epoch == 0) return true;
+  if (cell.write_epoch < machine.block_epoch) return ordered_from_elsewhere(attempt, cell.write_epoch);
+  if (cell.write_epoch < machine.epoch) return true;
+  if (cell.flags & several_atomics) return false;
+  if (cell.write_thread == me.number) return true;
+  return cell.write_thread / lanes == me.warp->number && seen_by(me, cell.write_thread % lanes, cell.write_clock);
+}
+
+uint32_t clock_of_reader(const Cell& cell, int lane) {
+  return cell.flags & clock_table ? shadow.read_clocks[cell.read_clock][size_t(lane)] : cell.read_clock;
+}
+
+bool reads_are_ordered(const Attempt& attempt, const Cell& cell) {
+  const Thread& me = attempt.thread;
+  if (cell.read_epoch == 0) return true;
+  if ((cell.flags & several_blocks) && cell.read_epoch >= machine.launch_epoch && !attempt.shared) return false;
+  if (cell.read_epoch < machine.block_epoch) return ordered_from_elsewhere(attempt, cell.read_epoch);
+  if (cell.read_epoch < machine.epoch) return true;
+  if (cell.flags & several_warps) return false;
+  for (uint32_t rest = cell.read_lanes; rest; rest &= rest - 1) {
+    const int lane = __builtin_ctz(rest);
+    if (lane == me.lane && cell.read_warp == me.warp->number) continue;
+    if (cell.read_warp != me.warp->number || !seen_by(me, lane, clock_of_reader(cell, lane))) return false;
+  }
+  return true;
+}
+
+void remember_read(const Attempt& attempt, Cell& cell) {
+  const Thread& me = attempt.thread;
+  const Machine& m = machine;
+  const bool this_launch = cell.read_epoch >= m.launch_epoch && !attempt.shared;
+  bool alone = true;
+  if (cell.read_epoch < m.block_epoch) {
+    if (this_launch)
+      cell.flags |= several_blocks;
+    else
+      cell.flags &= uint8_t(~several_blocks);
+  } else if (cell.read_epoch == m.epoch) {
+    if (cell.read_warp != me.warp->number) {
+      cell.flags |= several_warps;
+      return;
+    }
+    alone = false;
+  }
+  if (alone) {
+    cell.flags &= uint8_t(~(several_warps | clock_table));
+    cell.read_lanes = 0;
+  }
+  // Readers that I come after need not be remembered: who comes after me comes after them.
+  uint32_t others = cell.read_lanes & ~(1u << me.lane);
+  for (uint32_t rest = others; rest; rest &= rest - 1) {
+    const int lane = __builtin_ctz(rest);
+    if (seen_by(me, lane, clock_of_reader(cell, lane))) others &= ~(1u << lane);
+  }
+  if (others && (cell.flags & clock_table || cell.read_clock != me.warp->clock)) {
+    if (!(cell.flags & clock_table)) {
+      shadow.read_clocks.emplace_back().fill(cell.read_clock);
+      cell.read_clock = uint32_t(shadow.read_clocks.size() - 1);
+      cell.flags |= clock_table;
+    }
+    shadow.read_clocks[cell.read_clock][size_t(me.lane)] = me.warp->clock;
+  } else {
+    cell.flags &= uint8_t(~clock_table);
+    cell.read_clock = me.warp->clock;
+  }
+  cell.read_lanes = others | 1u << me.lane;
+  cell.read_epoch = m.epoch;
+  cell.read_warp = uint8_t(me.warp->number);
+  cell.read_place = attempt.place;
+}
+
+void remember_write(const Attempt& attempt, Cell& cell, bool earlier_atomic_is_unordered) {
+  const Thread& me = attempt.thread;
+  cell.write_epoch = machine.epoch;
+  cell.write_clock = me.warp->clock;
+  cell.write_thread = uint16_t(me.number);
+  cell.write_place = attempt.place;
+  cell.read_epoch = 0;  // who comes after this write comes after those reads
+  cell.flags &= uint8_t(~(atomic_write | several_atomics | several_warps | several_blocks | clock_table));
+  cell.flags |= initialised;
+  if (attempt.access == Access::atomic)
+    cell.flags |= atomic_write | (earlier_atomic_is_unordered ? several_atomics : 0);
+}
+
+void check_cell(const Attempt& attempt, Cell& cell) {
+  if (!(cell.flags & accessible)) attempt.refuse("access out of bounds");
+  if (cell.flags & in_flight)
+    attempt.refuse("a copy is not waited for",
+                   ", to which the cp.async issued at " + words(cell.write_place) + " is still on its way");
+  if (attempt.access != Access::write) {
+    const bool written = cell.flags & initialised && (!attempt.shared || cell.write_epoch >= machine.block_epoch);
+    if (!written) attempt.refuse("read of uninitialised memory");
+  }
+  const bool after_write = write_is_ordered(attempt, cell);
+  if (!after_write && !(attempt.access == Access::atomic && cell.flags & atomic_write))
+    attempt.refuse("race", other_side(cell.write_epoch, thread_of_block(cell.write_thread),
+                                      cell.flags & atomic_write ? "changed atomically" : "wrote", cell.write_place));
+  if (attempt.access == Access::read) {
+    remember_read(attempt, cell);
+    return;
+  }
+  if (!reads_are_ordered(attempt, cell)) {
+    const unsigned reader = cell.read_warp * lanes + unsigned(__builtin_ctz(cell.read_lanes));
+    attempt.refuse("race", other_side(cell.read_epoch, thread_of_block(reader), "read", cell.read_place));
+  }
+  remember_write(attempt, cell, !after_write);
+}
+
+void check(const Attempt& attempt) {
+  Cell* cells = attempt.shared ? shared_cell(attempt.address) : global_cell(attempt.address);
+  for (size_t i = 0; i < attempt.bytes; ++i) check_cell(attempt, cells[i]);
+}
+
+/// The plain flavour's check: of shared arrays alone, since pages guard the others.
+void check_bounds(const Attempt& attempt) {
+  if (!attempt.shared) return;
+  for (const SharedChunk& chunk : machine.chunks)
+    if (attempt.address >= chunk.data && attempt.address + attempt.bytes <= chunk.data + chunk.bytes) return;
+  attempt.refuse("access out of bounds");
+}
+
+bool on_stack(const Thread& thread, const char* address) {
+  return address >= thread.fiber.stack_low && address < thread.fiber.stack_low + thread.fiber.stack_bytes;
+}
+
+/// An address that is neither shared nor global memory nor on the thread's own stack.
+void check_other(const Attempt& attempt) {
+  if (attempt.address >= &__executable_start && attempt.address < &end) return;  // constants
+  const ptrdiff_t from_words = attempt.address - reinterpret_cast<const char*>(&kernels::simt_provider::threadIdx);
+  if (from_words > -65536 && from_words < 65536) return;  // threadIdx and its like: variables of the system's thread
+  const char* first = machine.threads.front().fiber.stack_low;
+  const Fiber& last = machine.threads.back().fiber;
+  const bool of_other_thread = attempt.address >= first && attempt.address < last.stack_low + last.stack_bytes;
+  leave_block(sentence("access out of bounds: a thread ", attempt.verb(), " ", attempt.bytes, " bytes at ") +
+              words(attempt.place) +
+              (of_other_thread ? ", a local variable of another thread" : ", memory of the host") + " [" +
+              thread_name(attempt.thread) + "]");
+}
+
+}  // namespace
+
+void check_access(Thread& thread, const void* address, size_t bytes, Access access, Site caller, Count count) {
+  const char* at = static_cast<const char*>(address);
+  const bool shared = in_arena(address, 1);
+  if (!shadow.enabled && !shared && !settings().counters) return;
+  if (!shared && !in_heap(address)) {
+    if (shadow.enabled && !on_stack(thread, at)) check_other({thread, at, bytes, access, place_of(caller), shared});
+    return;
+  }
+  const Attempt attempt{thread, at, bytes, access, place_of(caller), shared};
+  shadow.enabled ? check(attempt) : check_bounds(attempt);
+  if (settings().counters && count == Count::yes) count_request(thread, address, bytes, attempt.place, shared);
+}
+
+void check_compiled_access(const void* address, size_t bytes, Access access, const void* return_address) {
+  if (!machine.current) return;
+  Thread& thread = *machine.current;
+  const char* at = static_cast<const char*>(address);
+  if (on_stack(thread, at)) return;
+  const bool shared = in_arena(address, 1);
+  const Attempt attempt{thread, at, bytes, access, place_of(return_address), shared};
+  if (!shared && !in_heap(address)) {
+    check_other(attempt);
+    return;
+  }
+  check(attempt);
+  if (settings().counters) count_request(thread, address, bytes, attempt.place, shared);
+}
+
+void shadow_open_shared(const void* data, size_t bytes) {
+  if (!shadow.enabled) return;
+  if (!shadow.shared) shadow.shared = reserve(arena_bytes);
+  Cell* cells = shared_cell(data);
+  for (size_t i = 0; i < bytes; ++i) cells[i].flags = accessible;
+}
+
+void shadow_close_shared(const void* data, size_t bytes) {
+  if (!shadow.enabled) return;
+  Cell* cells = shared_cell(data);
+  for (size_t i = 0; i < bytes; ++i) cells[i].flags = 0;
+}
+
+void shadow_open_global(const void* data, size_t bytes) {
+  if (!shadow.enabled) return;
+  Cell* cells = global_cell(data);
+  for (size_t i = 0; i < bytes; ++i) cells[i].flags = accessible;
+}
+
+void shadow_close_global(const void* pages, size_t bytes) {
+  if (!shadow.enabled) return;
+  madvise(global_cell(pages), bytes * sizeof(Cell), MADV_DONTNEED);  // all zero when next read
+}
+
+void shadow_set_initialised(const void* data, size_t bytes) {
+  if (!shadow.enabled) return;
+  Cell* cells = global_cell(data);
+  for (size_t i = 0; i < bytes; ++i) {
+    cells[i] = Cell{};  // the copy is ordered after and before all launches
+    cells[i].flags = accessible | initialised;
+  }
+}
+
+void shadow_set_in_flight(const void* shared, size_t bytes, bool now_in_flight) {
+  if (!shadow.enabled) return;
+  Cell* cells = shared_cell(shared);
+  for (size_t i = 0; i < bytes; ++i)
+    cells[i].flags = uint8_t(now_in_flight ? cells[i].flags | in_flight : cells[i].flags & ~in_flight);
+}
+
+void shadow_begin_launch(bool concurrent_launches) {
+  shadow.concurrent = concurrent_launches;
+  shadow.read_clocks.clear();
+}
+
+void enable_shadow() { shadow.enabled = true; }
+bool checked() { return shadow.enabled; }
+
+std::string symbolised(uintptr_t program_counter) {
+  if (!__sanitizer_symbolize_pc) return {};
+  char text[512] = "";
+  __sanitizer_symbolize_pc(reinterpret_cast<void*>(program_counter), "%f:%l", text, sizeof text);
+  const char* slash = std::strrchr(text, '/');
+  return slash ? slash + 1 : text;
+}
+
+SourceLine source_line(uint32_t place_number) {
+  std::string text = words(place_number);
+  if (place_number & by_site) text.resize(text.rfind(':'));  // without the column
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return {text, 0};
+  return {text.substr(0, colon), unsigned(std::strtoul(text.c_str() + colon + 1, nullptr, 10))};
+}
+
+}  // namespace tessera::simt

@@ -1,0 +1,342 @@
+// Streams: queues of launches, copies and releases. Work runs when the host synchronises, one piece after another, in
+// an order that the streams and events allow: the order of the host's calls, from the newest stream backwards, or
+// random.
+//
+// Every piece of work has a clock: how much of each stream it comes after. Copies and fills that name no stream come
+// after all earlier work and before all later work, like those of CUDA's legacy default stream.
+#include <tessera/simt/streams.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <random>
+
+#include <unistd.h>
+
+#include <tessera/simt/heap.hpp>
+#include <tessera/simt/machine.hpp>
+#include <tessera/simt/shadow.hpp>
+
+namespace tessera::simt {
+using detail::Clock;
+
+namespace {
+
+struct Work {
+  uint32_t stream = 0;
+  uint64_t number = 0;  // of this stream's work, from 1
+  uint64_t ticket = 0;  // the order of the host's calls
+  Clock after;          // includes what this stream did before
+  std::function<void()> run;
+  bool is_release = false;  // done even where a fault has thrown the rest away
+};
+
+struct StreamState {
+  std::deque<Work> queue;
+  uint64_t queued = 0, done = 0;  // counts of work
+  Clock after;                    // what the next piece of work comes after
+};
+
+/// A launch that ran, as far as later ones may not be ordered after it.
+struct Ran {
+  uint32_t first_epoch;
+  uint32_t stream;
+  uint64_t number;
+  std::string name;
+};
+
+struct Queues {
+  std::vector<StreamState> streams = std::vector<StreamState>(1);
+  uint64_t tickets = 0;
+  Clock host;  // what the host has waited for, and what the default stream has put before everything
+  std::vector<Ran> ran;
+  uint32_t settled_epoch = 0;  // launches before it are ordered before all that can still come
+  const Work* running = nullptr;
+  std::mt19937_64 random{0};
+  bool seeded = false;
+};
+
+void finish_at_exit();
+
+Queues& queues() {
+  static Queues* the_queues = [] {
+    std::atexit(finish_at_exit);
+    return new Queues;  // memory may be released after static objects are gone
+  }();
+  return *the_queues;
+}
+
+uint64_t entry(const Clock& clock, size_t i) { return i < clock.size() ? clock[i] : 0; }
+
+void merge(Clock& into, const Clock& other) {
+  if (into.size() < other.size()) into.resize(other.size());
+  for (size_t i = 0; i < other.size(); ++i) into[i] = std::max(into[i], other[i]);
+}
+
+void set_entry(Clock& clock, size_t i, uint64_t value) {
+  if (clock.size() <= i) clock.resize(i + 1);
+  clock[i] = std::max(clock[i], value);
+}
+
+void queue_work(uint32_t stream, std::function<void()> run, bool is_release = false) {
+  Queues& q = queues();
+  StreamState& s = q.streams[stream];
+  merge(s.after, q.host);
+  s.queue.push_back({stream, ++s.queued, ++q.tickets, s.after, std::move(run), is_release});
+  set_entry(s.after, stream, s.queued);
+}
+
+/// Queues work that comes after all earlier and before all later work of all streams.
+void queue_barrier(std::function<void()> run) {
+  Queues& q = queues();
+  Clock all;
+  for (size_t i = 0; i < q.streams.size(); ++i) set_entry(all, i, q.streams[i].queued);
+  merge(q.host, all);
+  queue_work(0, std::move(run));
+  set_entry(q.host, 0, q.streams[0].queued);
+}
+
+bool may_run(const Work& work) {
+  const Queues& q = queues();
+  for (size_t i = 0; i < work.after.size(); ++i)
+    if (q.streams[i].done < work.after[i]) return false;
+  return true;
+}
+
+/// The stream whose first piece of work runs next; some piece can always run.
+StreamState* next_stream() {
+  Queues& q = queues();
+  std::vector<StreamState*> able;
+  for (StreamState& s : q.streams)
+    if (!s.queue.empty() && may_run(s.queue.front())) able.push_back(&s);
+  if (able.empty()) return nullptr;
+  switch (settings().order) {
+    case Order::ascending:
+      return *std::min_element(able.begin(), able.end(), [](const StreamState* a, const StreamState* b) {
+        return a->queue.front().ticket < b->queue.front().ticket;
+      });
+    case Order::descending:
+      return able.back();
+    case Order::random:
+      break;
+  }
+  if (!q.seeded) {
+    q.random.seed(settings().seed);
+    q.seeded = true;
+  }
+  return able[q.random() % able.size()];
+}
+
+/// After a fault: what is queued is gone, but memory is released.
+void throw_away() {
+  for (StreamState& s : queues().streams) {
+    for (const Work& work : s.queue)
+      if (work.is_release) work.run();
+    s.done = s.queued;
+    s.queue.clear();
+  }
+}
+
+void settle() {
+  Queues& q = queues();
+  for (size_t i = 0; i < q.streams.size(); ++i)
+    if (!q.streams[i].queue.empty() || entry(q.host, i) < q.streams[i].queued) return;
+  q.ran.clear();
+  q.settled_epoch = machine.epoch + 1;
+}
+
+/// Runs work until stream `number` has done `count` pieces.
+void run_until(uint32_t number, uint64_t count) {
+  Queues& q = queues();
+  if (q.streams[number].done >= count) return;
+  require<Fault>(machine.current == nullptr, "simt: a kernel cannot synchronise");
+  const HeapAccess access;
+  while (q.streams[number].done < count) {
+    StreamState* s = next_stream();
+    Work work = std::move(s->queue.front());
+    s->queue.pop_front();
+    q.running = &work;
+    try {
+      work.run();
+    } catch (...) {
+      q.running = nullptr;
+      throw_away();
+      throw;
+    }
+    q.running = nullptr;
+    s->done = work.number;
+  }
+}
+
+void finish_at_exit() {
+  try {
+    synchronize();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "tessera simt: work that nobody waited for failed: %s\n", error.what());
+    std::fflush(nullptr);
+    _exit(1);
+  }
+}
+
+const Ran* find_ran(uint32_t epoch) {
+  const auto& ran = queues().ran;
+  const auto after = std::upper_bound(ran.begin(), ran.end(), epoch,
+                                      [](uint32_t value, const Ran& launch) { return value < launch.first_epoch; });
+  return after == ran.begin() ? nullptr : &*std::prev(after);
+}
+
+void start_launch(const Launch& launch) {
+  Queues& q = queues();
+  // Ordered after all that ran before? Then the detector need not ask again and again.
+  bool concurrent = false;
+  for (const Ran& earlier : q.ran) concurrent |= entry(q.running->after, earlier.stream) < earlier.number;
+  q.ran.push_back({machine.epoch + 1, q.running->stream, q.running->number, launch.name});
+  shadow_begin_launch(concurrent);
+  try {
+    run_launch(launch);
+  } catch (const Fault& found) {
+    std::string how = sentence("; order ", order_name(settings().order));
+    if (settings().order == Order::random)
+      how += sentence(", seed ", settings().seed,
+                      " (again with TESSERA_SIMT_ORDER=random TESSERA_SIMT_SEED=", settings().seed, ")");
+    throw Fault(sentence("kernel ", launch.name, ": ", found.what(), how));
+  }
+}
+
+Settings settings_from_environment() {
+  Settings chosen;
+  if (const char* order = std::getenv("TESSERA_SIMT_ORDER")) {
+    bool known = false;
+    for (Order o : all_orders)
+      if (order_name(o) == order) {
+        chosen.order = o;
+        known = true;
+      }
+    require(known, "TESSERA_SIMT_ORDER is \"", order, "\" but must be ascending, descending or random");
+  }
+  if (const char* seed = std::getenv("TESSERA_SIMT_SEED")) chosen.seed = std::strtoull(seed, nullptr, 10);
+  if (const char* count = std::getenv("TESSERA_SIMT_COUNTERS")) chosen.counters = std::strcmp(count, "1") == 0;
+  return chosen;
+}
+
+}  // namespace
+
+Settings& settings() {
+  static Settings the_settings = settings_from_environment();
+  return the_settings;
+}
+
+std::string_view order_name(Order order) {
+  return order == Order::ascending ? "ascending" : order == Order::descending ? "descending" : "random";
+}
+
+bool launch_is_ordered(uint32_t epoch) {
+  const Queues& q = queues();
+  if (epoch < q.settled_epoch) return true;
+  const Ran* launch = find_ran(epoch);
+  return !launch || entry(q.running->after, launch->stream) >= launch->number;
+}
+
+std::string launch_at(uint32_t epoch) {
+  const Ran* launch = find_ran(epoch);
+  return launch ? launch->name : "an earlier kernel";
+}
+
+Stream::Stream() : number_(uint32_t(queues().streams.size())) { queues().streams.emplace_back(); }
+Stream::~Stream() = default;
+
+void Stream::synchronize() {
+  Queues& q = queues();
+  run_until(number_, q.streams[number_].queued);
+  merge(q.host, q.streams[number_].after);
+  settle();
+}
+
+void Stream::wait(const Event& event) { merge(queues().streams[number_].after, event.clock()); }
+
+void Event::record(const Stream& stream) { clock_ = queues().streams[stream.number()].after; }
+
+void synchronize() {
+  Queues& q = queues();
+  for (uint32_t i = 0; i < q.streams.size(); ++i) {
+    run_until(i, q.streams[i].queued);
+    merge(q.host, q.streams[i].after);
+  }
+  settle();
+}
+
+std::shared_ptr<Stream> default_stream() {
+  static const std::shared_ptr<Stream> the_stream(new Stream(0));  // stream 0 exists from the start
+  return the_stream;
+}
+
+namespace detail {
+
+void queue_launch(Stream& stream, const char* name, const LaunchShape& shape, void (*start)(const void*),
+                  const void* arguments, size_t bytes) {
+  const auto& [grid, block, shared_bytes] = shape;
+  const std::string what = sentence("kernel ", name, ": ");
+  require<Fault>(machine.current == nullptr, what, "a kernel cannot launch another");
+  for (int axis = 0; axis < 3; ++axis) {
+    constexpr uint64_t most_blocks[] = {2147483647, 65535, 65535}, most_in_block[] = {1024, 1024, 64};
+    const char name_of_axis = char('x' + axis);
+    require<Fault>(grid[axis] >= 1, what, "a grid of 0 blocks (", name_of_axis,
+                   "); launch nothing where nothing is to do");
+    require<Fault>(grid[axis] <= most_blocks[axis], what, "a grid of ", grid[axis], " blocks (", name_of_axis,
+                   "), but at most ", most_blocks[axis], " are allowed");
+    require<Fault>(block[axis] >= 1 && block[axis] <= most_in_block[axis], what, "a block of ", block[axis],
+                   " threads (", name_of_axis, "), but 1 to ", most_in_block[axis], " are allowed");
+  }
+  const uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
+  require<Fault>(threads <= most_threads, what, "a block of ", threads, " threads, but at most ", most_threads,
+                 " are allowed");
+  require<Fault>(shared_bytes <= most_launched_shared, what, shared_bytes,
+                 " bytes of shared memory asked for, but a block can have at most ", most_launched_shared);
+  const auto* first = static_cast<const unsigned char*>(arguments);
+  queue_work(stream.number(), [launch = Launch{name, shape, start, {first, first + bytes}}] { start_launch(launch); });
+}
+
+void* allocate(size_t bytes) { return heap_allocate(bytes); }
+
+void release(void* data, Stream& stream) noexcept {
+  const Queues& q = queues();
+  const bool idle = std::all_of(q.streams.begin(), q.streams.end(), [](const auto& s) { return s.queue.empty(); });
+  if (idle)
+    heap_release(data);
+  else
+    queue_work(
+        stream.number(), [data] { heap_release(data); }, true);
+}
+
+void fill(void* to, int byte, size_t bytes) {
+  if (bytes == 0) return;
+  heap_expect(to, bytes, "a fill");
+  queue_barrier([=] {
+    std::memset(to, byte, bytes);
+    shadow_set_initialised(to, bytes);
+  });
+}
+
+void copy_from_host(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  heap_expect(to, bytes, "a copy from the host");
+  const auto* first = static_cast<const unsigned char*>(from);
+  // The values of now: the host may change them before the copy runs.
+  queue_barrier([to, values = std::vector<unsigned char>(first, first + bytes)] {
+    std::memcpy(to, values.data(), values.size());
+    shadow_set_initialised(to, values.size());
+  });
+}
+
+void copy_to_host(void* to, const void* from, size_t bytes) {
+  synchronize();
+  if (bytes == 0) return;
+  heap_expect(from, bytes, "a copy to the host");
+  const HeapAccess access;
+  std::memcpy(to, from, bytes);
+}
+
+}  // namespace detail
+}  // namespace tessera::simt
