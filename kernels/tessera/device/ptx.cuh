@@ -9,7 +9,8 @@
 #include <tessera/core/device.hpp>
 
 #define TESSERA_PROVIDER cuda_provider
-#define TESSERA_KERNEL __global__
+// static: a kernel in a header that two files include must not be defined twice (nvcc ignores inline here).
+#define TESSERA_KERNEL [[maybe_unused]] static __global__
 #define TESSERA_DEVICE __device__ __forceinline__
 #define TESSERA_LAUNCH_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define TESSERA_UNROLL _Pragma("unroll")
