@@ -52,7 +52,7 @@ void run(const examples::TrainingOptions& options) {
     auto distinct = encode(tape, texts.captions);
     if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode(tape, texts.prompts));
     const auto cosines = matmul(tape, images, embedding(tape, distinct, texts.rows), {}, {.transpose_b = true});
-    return multi_text_contrastive(tape, cosines, texts.owners, texts.excluded, model.logit_scale);
+    return multi_text_contrastive(tape, cosines, texts.owner, texts.excluded, model.logit_scale);
   };
 
   const auto save = [&](const std::filesystem::path& folder) {

@@ -53,7 +53,7 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
     auto distinct = encode(tape, texts.captions);  // apart from the prompts, which are shorter
     if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode(tape, texts.prompts));
     const auto phi = model.compatibility(tape, patches, embedding(tape, distinct, texts.rows));
-    return multi_text_contrastive(tape, phi, texts.owners, texts.excluded, model.logit_scale);
+    return multi_text_contrastive(tape, phi, texts.owner, texts.excluded, model.logit_scale);
   };
 
   const auto save = [&](const std::filesystem::path& folder) {

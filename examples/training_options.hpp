@@ -77,7 +77,7 @@ struct TrainingOptions {
         .context_length = context_length,
         .transformer = {.width = width, .layers = text_layers, .heads = heads, .activation = tessera::Activation::gelu},
         .embed_dim = embed_dim,
-        .end_of_text = tokenizer.eot()};
+        .end_of_text = tokenizer.end_of_text()};
   }
 };
 
@@ -94,7 +94,7 @@ void save_model(const std::filesystem::path& folder, const tessera::data::Tokeni
                 const std::string& prompt, Save&& save) {
   save(folder);
   tokenizer.save(folder);
-  tessera::train::write_prompt_template(folder, prompt);
+  tessera::train::write_prompts(folder, prompt);
 }
 
 /// Where the snapshot of a step lies, or an empty path where the step has none.

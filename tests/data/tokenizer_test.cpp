@@ -100,8 +100,8 @@ TEST_CASE("tokenizer: learning gives the merges of the plain reference learner",
     CHECK(learned.vocabulary().merges[i].right == reference.vocabulary().merges[i].right);
   }
   CHECK(learned.context_length() == 32);
-  CHECK(learned.sot() == reference.sot());
-  CHECK(learned.eot() == learned.vocabulary_size() - 1);
+  CHECK(learned.start_of_text() == reference.start_of_text());
+  CHECK(learned.end_of_text() == learned.vocabulary_size() - 1);
 
   std::vector<std::string> reversed(lines.rbegin(), lines.rend());
   CHECK(Tokenizer::learn(reversed, reference.vocabulary_size()).vocabulary().symbols == learned.vocabulary().symbols);
@@ -126,12 +126,12 @@ TEST_CASE("tokenizer: what is saved loads to the same ids from each form", "[dat
   const fs::path saved = folder.path / "deeper" / "tokenizer";
   learned.save(saved);
   const Tokenizer forms[] = {Tokenizer::load(saved), Tokenizer::load(saved / "tokenizer.json"),
-                             Tokenizer::from_vocab_and_merges(saved / "vocab.json", saved / "merges.txt")};
+                             Tokenizer::load(saved / "vocab.json", saved / "merges.txt")};
   for (const Tokenizer& form : forms) {
     CHECK(form.vocabulary().symbols == learned.vocabulary().symbols);
-    CHECK(form.sot() == learned.sot());
-    CHECK(form.eot() == learned.eot());
-    CHECK(form.padding() == learned.eot());
+    CHECK(form.start_of_text() == learned.start_of_text());
+    CHECK(form.end_of_text() == learned.end_of_text());
+    CHECK(form.padding() == learned.end_of_text());
     for (const char* text : {"a photo of a pineapple at night!", "日本 Zürich 42", "😀"})
       CHECK(form.encode(text) == learned.encode(text));
   }
@@ -148,12 +148,12 @@ TEST_CASE("tokenizer: rows hold start, text, end and padding; long texts are err
   const auto ids = tokenizer.tokenize(ctx, {"a cat", ""});
   REQUIRE(ids.shape == Shape<2>{2, 32});
   const std::vector<int32_t> cat = tokenizer.encode("a cat");
-  CHECK(ids(0, 0) == tokenizer.sot());
+  CHECK(ids(0, 0) == tokenizer.start_of_text());
   for (size_t i = 0; i < cat.size(); ++i) CHECK(ids(0, 1 + i) == cat[i]);
-  CHECK(ids(0, 1 + cat.size()) == tokenizer.eot());
+  CHECK(ids(0, 1 + cat.size()) == tokenizer.end_of_text());
   CHECK(ids(0, 31) == tokenizer.padding());
-  CHECK(ids(1, 0) == tokenizer.sot());
-  CHECK(ids(1, 1) == tokenizer.eot());
+  CHECK(ids(1, 0) == tokenizer.start_of_text());
+  CHECK(ids(1, 1) == tokenizer.end_of_text());
 
   data::TokenizeOptions options;
   options.context_length = 4;
@@ -162,7 +162,7 @@ TEST_CASE("tokenizer: rows hold start, text, end and padding; long texts are err
   options.truncate = true;
   const auto cut = tokenizer.tokenize(ctx, {"a cat and a dog"}, options);
   REQUIRE(cut.shape == Shape<2>{1, 4});
-  CHECK(cut(0, 3) == tokenizer.eot());
+  CHECK(cut(0, 3) == tokenizer.end_of_text());
   CHECK(cut(0, 1) == tokenizer.encode("a")[0]);
   options.context_length = 1;
   REQUIRE_ERROR(tokenizer.tokenize(ctx, {"a"}, options), ValueError, "need 2");
@@ -238,8 +238,8 @@ TEST_CASE("tokenizer: a gzip vocabulary in CLIP's form", "[data]") {
   CHECK(tokenizer.vocabulary_size() == 516);
   CHECK(tokenizer.encode("Cat") == std::vector<int32_t>{513});
   CHECK(tokenizer.encode("!") == std::vector<int32_t>{256});
-  CHECK(tokenizer.sot() == 514);
-  CHECK(tokenizer.eot() == 515);
+  CHECK(tokenizer.start_of_text() == 514);
+  CHECK(tokenizer.end_of_text() == 515);
   CHECK(tokenizer.padding() == 0);
   CHECK(tokenizer.context_length() == 77);
   CHECK(Tokenizer::load(folder.path).vocabulary_size() == 516);
@@ -262,7 +262,7 @@ TEST_CASE("tokenizer: a gzip vocabulary in CLIP's form", "[data]") {
 TEST_CASE("tokenizer: damaged Hugging Face files give a sentence", "[data]") {
   const TemporaryFolder folder;
   const auto load = [&](const std::string& vocab, const std::string& merges) {
-    return Tokenizer::from_vocab_and_merges(folder.write("vocab.json", vocab), folder.write("merges.txt", merges));
+    return Tokenizer::load(folder.write("vocab.json", vocab), folder.write("merges.txt", merges));
   };
   const std::string ends = "\"<|startoftext|>\": 8, \"<|endoftext|>\": 9}";
   CHECK(load("{\"a\": 0, \"b</w>\": 1, \"ab</w>\": 2, " + ends, "#version: 0.2\na b</w>\n").encode("ab") ==
@@ -301,8 +301,8 @@ TEST_CASE("tokenizer: special tokens and length come from the configuration", "[
   };
   const Tokenizer one = configure(R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "!",
                                       "model_max_length": 12})");
-  CHECK(one.sot() == 2);
-  CHECK(one.eot() == 3);
+  CHECK(one.start_of_text() == 2);
+  CHECK(one.end_of_text() == 3);
   CHECK(one.padding() == 4);
   CHECK(one.context_length() == 12);
   CHECK(one.encode("a b").size() == 2);

@@ -50,7 +50,7 @@ TEST_CASE("fuzz: tokenizer files", "[fuzz]") {
     const bool hide = choices.one_in(2);
     if (hide) std::filesystem::rename(folder / "tokenizer.json", folder / "hidden");
     try {
-      const Tokenizer tokenizer = Tokenizer::from_directory(folder.path());
+      const Tokenizer tokenizer = Tokenizer::load(folder.path());
       ++loaded;
       for (const std::string& caption : captions) check_ids(tokenizer, caption);
     } catch (const Error&) {

@@ -49,10 +49,10 @@ TEST_CASE("golden tokenizer: CLIP's ids for every recorded text", "[golden]") {
   tessera_test::ran();
 
   Context<Cpu> ctx;
-  const auto tokenizer = data::Tokenizer::from_bpe_file(bpe);
+  const auto tokenizer = data::Tokenizer::load(bpe);
   CHECK(tokenizer.vocabulary_size() == 49408);
-  CHECK(tokenizer.sot() == 49406);
-  CHECK(tokenizer.eot() == 49407);
+  CHECK(tokenizer.start_of_text() == 49406);
+  CHECK(tokenizer.end_of_text() == 49407);
   size_t compared = 0;
   for (const fs::path& file : files) {
     const io::Json cases = io::read_json(file);
@@ -88,7 +88,7 @@ TEST_CASE("golden tokenizer: vocabularies of the Hugging Face cases load with th
     CHECK(tokenizer.vocabulary_size() <= text.get<int64_t>("vocab_size"));
     // 2 is what old configurations say whatever the vocabulary; a padding id of its own belongs to the model alone.
     const auto end = text.get_or<int32_t>("eos_token_id", 2);
-    if (end != 2) CHECK(tokenizer.eot() == end);
+    if (end != 2) CHECK(tokenizer.end_of_text() == end);
     if (end != 2 && text.get_or<int32_t>("pad_token_id", -1) == end) CHECK(tokenizer.padding() == end);
     CHECK(tokenizer.decode(tokenizer.encode("a photo of a cat")) == "a photo of a cat");
   }

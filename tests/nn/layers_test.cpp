@@ -1,4 +1,4 @@
-// Modules in general, and the small ones: Linear, LayerNorm, Embedding, Mlp, MultiheadAttention.
+// Modules in general, and the small ones: Linear, Layernorm, Embedding, Mlp, MultiheadAttention.
 #include <tessera/nn/attention.hpp>
 
 #include <support/modules.hpp>
@@ -75,7 +75,7 @@ std::vector<double> attended(const MultiheadAttention<double>& attention, const 
 
 struct Pair {
   Linear<float> first;
-  std::vector<LayerNorm<float>> norms;
+  std::vector<Layernorm<float>> norms;
   Parameter<float, 0> scale;
   void members(auto&& visit) {
     visit("first", first);
@@ -183,7 +183,7 @@ TEST_CASE("Linear: gradients, with and without bias and with every activation", 
   }
 }
 
-TEST_CASE("LayerNorm: gradients, and its epsilon is the one used", "[nn]") {
+TEST_CASE("Layernorm: gradients, and its epsilon is the one used", "[nn]") {
   auto ctx = nan_filled_context();
   auto layer = make_layernorm<double>(ctx, 6, 0.5);
   randomise(layer);

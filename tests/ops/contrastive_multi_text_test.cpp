@@ -55,7 +55,7 @@ double reference(const TensorView<T, 2>& scores, const Batch& batch, double logi
   const auto logit = [&](int64_t i, int64_t j) { return scale * double(widen(scores(i, j))); };
   const auto owns = [&](int64_t i, int64_t j) { return batch.owner(j) == i; };
   double text_loss = 0, image_loss = 0;
-  int64_t owners = 0;
+  int64_t images_with_texts = 0;
   for (int64_t j = 0; j < texts; ++j) {
     std::vector<double> logits;
     for (int64_t i = 0; i < images; ++i)
@@ -73,10 +73,10 @@ double reference(const TensorView<T, 2>& scores, const Batch& batch, double logi
       sum += log_sum_exp(logits) - logit(i, j);
       ++own;
     }
-    owners += own > 0;
+    images_with_texts += own > 0;
     image_loss += own ? sum / double(own) : 0;
   }
-  return (text_loss + image_loss / double(owners)) / 2;
+  return (text_loss + image_loss / double(images_with_texts)) / 2;
 }
 
 }  // namespace

@@ -79,7 +79,7 @@ struct Workshop {
                    .context_length = 24,
                    .transformer = {.width = 64, .layers = 2, .heads = 2},
                    .embed_dim = 16,
-                   .end_of_text = tokenizer.eot()};
+                   .end_of_text = tokenizer.end_of_text()};
     Context<Cpu> ctx({.seed = 3});
     auto clip = systems::make_clip<float>(ctx, config);
     systems::save_clip(clip, {}, root / "clip");
@@ -89,7 +89,7 @@ struct Workshop {
     systems::save_pacl(pacl, {}, root / "pacl");
     tokenizer.save(root / "pacl");
     io::Json json = io::read_json(root / "pacl" / "config.json");
-    json["prompt_template"] = "a photo of a {}";
+    json["prompts"] = "a photo of a {}";
     io::write_json(root / "pacl" / "config.json", json);
   }
   void make_pictures() const {

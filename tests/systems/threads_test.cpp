@@ -112,10 +112,10 @@ uint64_t train_pacl(const PaclRun& run = {}) {
   config.vision.class_token = config.vision.pre_norm = false;
   auto model = systems::make_pacl<float>(ctx, config);
   model.visual.transformer.recompute = model.text.transformer.recompute = run.recompute;
-  Tensor<int32_t, 1> owners(ctx, {texts});
+  Tensor<int32_t, 1> owner(ctx, {texts});
   auto excluded = Tensor<uint8_t, 2>::zeros(ctx, {images, texts});
   for (int64_t k = 0; k < texts; ++k) {
-    owners(k) = int32_t(k % images);
+    owner(k) = int32_t(k % images);
     if (k % 3 == 0) excluded((k + 1) % images, k) = 1;
   }
   train::Trainer trainer(ctx, model, {.steps = steps, .batch = images, .folder = run.folder, .quiet = true});
@@ -124,7 +124,7 @@ uint64_t train_pacl(const PaclRun& run = {}) {
         const auto ids = token_ids(ctx, texts, ctx.random.draw());
         const auto patches = model.patch_embeddings(tape, pictures(ctx, step));
         const auto phi = model.compatibility(tape, patches, model.text_embeddings(tape, ids));
-        return multi_text_contrastive(tape, phi, owners, excluded, model.logit_scale);
+        return multi_text_contrastive(tape, phi, owner, excluded, model.logit_scale);
       },
       [&](int64_t step, double) {
         if (step == run.interrupted_after) std::raise(SIGINT);

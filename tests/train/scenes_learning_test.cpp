@@ -37,7 +37,7 @@ TEST_CASE("training: sixty steps on 64 scenes learn their captions", "[train]") 
                                       .context_length = 32,
                                       .transformer = tower,
                                       .embed_dim = 64,
-                                      .end_of_text = tokenizer.eot()},
+                                      .end_of_text = tokenizer.end_of_text()},
                              .attention_scale = 5,
                              .initial_logit_scale = std::log(20.0)};
   auto model = systems::make_pacl<float>(ctx, config);
@@ -55,7 +55,7 @@ TEST_CASE("training: sixty steps on 64 scenes learn their captions", "[train]") 
         const auto patches = model.patch_embeddings(tape, Variable<float, 4>(batch.images));
         const auto encoded = model.text_embeddings(tape, tokenize(ctx, tokenizer, all));
         const auto phi = model.compatibility(tape, patches, embedding(tape, encoded, texts.rows));
-        return multi_text_contrastive(tape, phi, texts.owners, texts.excluded, model.logit_scale);
+        return multi_text_contrastive(tape, phi, texts.owner, texts.excluded, model.logit_scale);
       },
       [&](int64_t step, double loss) -> io::Json {
         if (step <= 5) first += loss / 5;

@@ -49,7 +49,7 @@ std::set<int> nouns_of(const std::string& text) {
 TEST_CASE("text batch: every image owns its caption and a prompt for each of its nouns", "[train]") {
   const Texts texts = make(captions, options(10));
   std::vector<std::multiset<std::string>> owned(captions.size());
-  for (int64_t k = 0; k < texts.count(); ++k) owned[size_t(texts.batch.owners(k))].insert(texts.text(k));
+  for (int64_t k = 0; k < texts.count(); ++k) owned[size_t(texts.batch.owner(k))].insert(texts.text(k));
   for (size_t i = 0; i < captions.size(); ++i) {
     std::multiset<std::string> expected{captions[i]};
     for (int noun : nouns_of(captions[i])) expected.insert("a photo of a " + finder().nouns()[size_t(noun)]);
@@ -73,7 +73,7 @@ TEST_CASE("text batch: excluded are another image's texts whose nouns all stand 
         const auto of_text = nouns_of(texts.text(k)), of_image = nouns_of(captions[size_t(i)]);
         const bool implied =
             !of_text.empty() && std::includes(of_image.begin(), of_image.end(), of_text.begin(), of_text.end());
-        const bool expected = implied && texts.batch.owners(k) != i;
+        const bool expected = implied && texts.batch.owner(k) != i;
         INFO("image " << i << ", text " << texts.text(k));
         CHECK(bool(texts.batch.excluded(i, k)) == expected);
         excluded += expected;
@@ -114,7 +114,7 @@ TEST_CASE("text batch: captions without nouns, and no prompts at all", "[train]"
   const Texts texts = make({"nothing", "at all"}, options());
   CHECK(texts.count() == 2);
   CHECK(texts.batch.prompts.empty());
-  CHECK(to_host(view(texts.batch.owners)) == std::vector<int32_t>{0, 1});
+  CHECK(to_host(view(texts.batch.owner)) == std::vector<int32_t>{0, 1});
   CHECK(to_host(view(texts.batch.excluded)) == std::vector<uint8_t>{0, 0, 0, 0});
   CHECK(make(captions, options(0)).batch.prompts.empty());
 }

@@ -124,8 +124,9 @@ inline BpeVocabulary learn_vocabulary(std::span<const std::string> captions, int
   std::map<std::string, int64_t> word_counts;
   for (const std::string& caption : captions) {
     const std::string cleaned = clean_text(caption, options.cleaning);
-    for_each_piece(cleaned, vocabulary.start_name, vocabulary.end_name, [&](std::string_view piece) {
-      if (piece != vocabulary.start_name && piece != vocabulary.end_name) ++word_counts[std::string(piece)];
+    for_each_piece(cleaned, vocabulary.start_of_text_name, vocabulary.end_of_text_name, [&](std::string_view piece) {
+      if (piece != vocabulary.start_of_text_name && piece != vocabulary.end_of_text_name)
+        ++word_counts[std::string(piece)];
     });
   }
 
@@ -150,8 +151,8 @@ inline BpeVocabulary learn_vocabulary(std::span<const std::string> captions, int
     pairs.join(pair, result);
   }
   detail::add_start_and_end(vocabulary, "learn_vocabulary");
-  vocabulary.padding = vocabulary.end;
-  vocabulary.unknown = vocabulary.end;
+  vocabulary.padding = vocabulary.end_of_text;
+  vocabulary.unknown = vocabulary.end_of_text;
   vocabulary.context_length = options.context_length;
   return vocabulary;
 }

@@ -35,8 +35,8 @@ struct BpeVocabulary {
   std::vector<std::string> symbols;  ///< by id; empty where no symbol has this id
   std::unordered_map<std::string, int32_t> ids;
   std::vector<BpeMerge> merges;
-  std::string start_name = "<|startoftext|>", end_name = "<|endoftext|>";
-  int32_t start = -1, end = -1;
+  std::string start_of_text_name = "<|startoftext|>", end_of_text_name = "<|endoftext|>";
+  int32_t start_of_text = -1, end_of_text = -1;
   int32_t padding = 0;
   int32_t unknown = -1;  ///< for bytes that have no symbol; -1: there are none
   int64_t context_length = 77;
@@ -105,8 +105,8 @@ inline BpeVocabulary byte_vocabulary() {
 }
 
 inline void add_start_and_end(BpeVocabulary& vocabulary, const std::string& where) {
-  vocabulary.start = add_symbol(vocabulary, vocabulary.start_name, where);
-  vocabulary.end = add_symbol(vocabulary, vocabulary.end_name, where);
+  vocabulary.start_of_text = add_symbol(vocabulary, vocabulary.start_of_text_name, where);
+  vocabulary.end_of_text = add_symbol(vocabulary, vocabulary.end_of_text_name, where);
 }
 
 /// Splits a line of a merges file, "left right".
@@ -220,12 +220,12 @@ inline bool read_special_name(const io::JsonView& config, const std::string& key
 /// Takes names of special tokens and the context length from tokenizer_config.json or special_tokens_map.json.
 inline void read_token_configuration(BpeVocabulary& vocabulary, const io::JsonView& config) {
   require<IoError>(config.is_object(), config.name(), " must be an object");
-  const bool pads_with_end = vocabulary.padding == vocabulary.end;
-  if (read_special_name(config, "bos_token", vocabulary.start_name))
-    vocabulary.start = special_id(vocabulary, vocabulary.start_name, "start", config.name());
-  if (read_special_name(config, "eos_token", vocabulary.end_name)) {
-    vocabulary.end = special_id(vocabulary, vocabulary.end_name, "end", config.name());
-    if (pads_with_end) vocabulary.padding = vocabulary.end;
+  const bool pads_with_end = vocabulary.padding == vocabulary.end_of_text;
+  if (read_special_name(config, "bos_token", vocabulary.start_of_text_name))
+    vocabulary.start_of_text = special_id(vocabulary, vocabulary.start_of_text_name, "start", config.name());
+  if (read_special_name(config, "eos_token", vocabulary.end_of_text_name)) {
+    vocabulary.end_of_text = special_id(vocabulary, vocabulary.end_of_text_name, "end", config.name());
+    if (pads_with_end) vocabulary.padding = vocabulary.end_of_text;
   }
   std::string name;
   if (read_special_name(config, "pad_token", name))
@@ -246,16 +246,16 @@ inline void find_special_tokens(BpeVocabulary& vocabulary) {
     const auto found = vocabulary.ids.find(name);
     return found == vocabulary.ids.end() ? -1 : found->second;
   };
-  vocabulary.start = id_or_none(vocabulary.start_name);
-  vocabulary.end = id_or_none(vocabulary.end_name);
-  vocabulary.padding = vocabulary.end;
-  vocabulary.unknown = vocabulary.end;
+  vocabulary.start_of_text = id_or_none(vocabulary.start_of_text_name);
+  vocabulary.end_of_text = id_or_none(vocabulary.end_of_text_name);
+  vocabulary.padding = vocabulary.end_of_text;
+  vocabulary.unknown = vocabulary.end_of_text;
 }
 
 /// The names of start and end in a tokenizer.json's post-processor, of either kind.
 inline void read_post_processor(BpeVocabulary& vocabulary, const io::JsonView& ends) {
-  if (ends.has("cls") && ends["cls"].is_array()) vocabulary.start_name = ends["cls"][0].as<std::string>();
-  if (ends.has("sep") && ends["sep"].is_array()) vocabulary.end_name = ends["sep"][0].as<std::string>();
+  if (ends.has("cls") && ends["cls"].is_array()) vocabulary.start_of_text_name = ends["cls"][0].as<std::string>();
+  if (ends.has("sep") && ends["sep"].is_array()) vocabulary.end_of_text_name = ends["sep"][0].as<std::string>();
   if (!ends.has("single") || !ends["single"].is_array()) return;
   const io::JsonView pieces = ends["single"];
   bool text_seen = false;
@@ -263,7 +263,8 @@ inline void read_post_processor(BpeVocabulary& vocabulary, const io::JsonView& e
     if (!pieces[i].has("SpecialToken")) {
       text_seen = true;
     } else {
-      (text_seen ? vocabulary.end_name : vocabulary.start_name) = pieces[i]["SpecialToken"].get<std::string>("id");
+      (text_seen ? vocabulary.end_of_text_name : vocabulary.start_of_text_name) =
+          pieces[i]["SpecialToken"].get<std::string>("id");
     }
   }
 }
@@ -396,8 +397,8 @@ inline io::Json tokenizer_document(const BpeVocabulary& vocabulary) {
   const std::string pieces =
       "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+";
   Json added = Json::array();
-  for (const auto& [name, id] :
-       {std::pair(vocabulary.start_name, vocabulary.start), {vocabulary.end_name, vocabulary.end}})
+  for (const auto& [name, id] : {std::pair(vocabulary.start_of_text_name, vocabulary.start_of_text),
+                                 {vocabulary.end_of_text_name, vocabulary.end_of_text}})
     added.push_back({{"id", id},
                      {"content", name},
                      {"single_word", false},
@@ -417,13 +418,13 @@ inline io::Json tokenizer_document(const BpeVocabulary& vocabulary) {
   for (const BpeMerge& merge : vocabulary.merges)
     merges.push_back(vocabulary.symbols[size_t(merge.left)] + " " + vocabulary.symbols[size_t(merge.right)]);
   const Json ends = {{"type", "RobertaProcessing"},
-                     {"sep", Json::array({vocabulary.end_name, vocabulary.end})},
-                     {"cls", Json::array({vocabulary.start_name, vocabulary.start})},
+                     {"sep", Json::array({vocabulary.end_of_text_name, vocabulary.end_of_text})},
+                     {"cls", Json::array({vocabulary.start_of_text_name, vocabulary.start_of_text})},
                      {"trim_offsets", false},
                      {"add_prefix_space", false}};
   const Json model = {{"type", "BPE"},
                       {"dropout", nullptr},
-                      {"unk_token", vocabulary.end_name},
+                      {"unk_token", vocabulary.end_of_text_name},
                       {"continuing_subword_prefix", ""},
                       {"end_of_word_suffix", end_of_word},
                       {"fuse_unk", false},
@@ -450,11 +451,12 @@ inline void write_vocabulary_directory(const BpeVocabulary& vocabulary, const st
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   require<IoError>(!error, "cannot make the folder ", directory.string(), ": ", error.message());
-  const bool pads_with_start = vocabulary.padding == vocabulary.start;
-  const io::Json special = {{"bos_token", vocabulary.start_name},
-                            {"eos_token", vocabulary.end_name},
-                            {"unk_token", vocabulary.end_name},
-                            {"pad_token", pads_with_start ? vocabulary.start_name : vocabulary.end_name}};
+  const bool pads_with_start = vocabulary.padding == vocabulary.start_of_text;
+  const io::Json special = {
+      {"bos_token", vocabulary.start_of_text_name},
+      {"eos_token", vocabulary.end_of_text_name},
+      {"unk_token", vocabulary.end_of_text_name},
+      {"pad_token", pads_with_start ? vocabulary.start_of_text_name : vocabulary.end_of_text_name}};
   io::Json config = special;
   config["tokenizer_class"] = "CLIPTokenizer";
   config["model_max_length"] = vocabulary.context_length;

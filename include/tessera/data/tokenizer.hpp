@@ -41,24 +41,18 @@ class Tokenizer {
   /// From a vocabulary whose merges, start and end are known; throws IoError where they are not.
   explicit Tokenizer(BpeVocabulary vocabulary) : state_(std::make_shared<State>(std::move(vocabulary))) {}
 
-  /// From bpe_simple_vocab_16e6.txt.gz: 49,408 symbols, 77 tokens a text, padding 0. Throws IoError, as all loaders.
-  static Tokenizer from_bpe_file(const std::filesystem::path& path) { return Tokenizer(read_bpe_file(path)); }
-  static Tokenizer from_vocab_and_merges(const std::filesystem::path& vocab, const std::filesystem::path& merges) {
-    return Tokenizer(read_vocab_and_merges(vocab, merges));
-  }
-  static Tokenizer from_tokenizer_json(const std::filesystem::path& path) {
-    return Tokenizer(read_tokenizer_json(path));
-  }
-  /// From a checkpoint's folder, whichever files it has (read_vocabulary_directory).
-  static Tokenizer from_directory(const std::filesystem::path& directory) {
-    return Tokenizer(read_vocabulary_directory(directory));
-  }
-  /// From a folder, a .json file (tokenizer.json) or a .gz file (CLIP's own).
+  /// From a checkpoint's folder, whichever files it has (read_vocabulary_directory); from a .json file
+  /// (tokenizer.json); or from a .gz file (CLIP's own bpe_simple_vocab_16e6.txt.gz: 49,408 symbols, 77 tokens a text,
+  /// padding 0). Throws IoError for anything else and for damaged files.
   static Tokenizer load(const std::filesystem::path& path) {
-    if (std::filesystem::is_directory(path)) return from_directory(path);
-    if (path.extension() == ".gz") return from_bpe_file(path);
-    if (path.extension() == ".json") return from_tokenizer_json(path);
+    if (std::filesystem::is_directory(path)) return Tokenizer(read_vocabulary_directory(path));
+    if (path.extension() == ".gz") return Tokenizer(read_bpe_file(path));
+    if (path.extension() == ".json") return Tokenizer(read_tokenizer_json(path));
     fail<IoError>(path.string(), ": a tokenizer is a folder, a tokenizer.json or a bpe_simple_vocab_16e6.txt.gz");
+  }
+  /// From vocab.json and merges.txt, wherever they are. Throws IoError.
+  static Tokenizer load(const std::filesystem::path& vocab, const std::filesystem::path& merges) {
+    return Tokenizer(read_vocab_and_merges(vocab, merges));
   }
   /// Learns a vocabulary of at most `vocabulary_size` symbols from captions (learn_vocabulary).
   static Tokenizer learn(std::span<const std::string> captions, int64_t vocabulary_size,
@@ -90,9 +84,9 @@ class Tokenizer {
               "') has ", count, " tokens; start and end included at most ", length, " fit. Shorten it or set truncate");
       text.resize(size_t(std::min(count, length - 2)));
       int32_t* to = ids.data + int64_t(row) * length;
-      *to++ = sot();
+      *to++ = start_of_text();
       to = std::copy(text.begin(), text.end(), to);
-      *to++ = eot();
+      *to++ = end_of_text();
       std::fill(to, ids.data + int64_t(row + 1) * length, padding());
     }
     return ids;
@@ -109,15 +103,18 @@ class Tokenizer {
     for (const int32_t id : ids) {
       require(id >= 0 && id < vocabulary_size(), "decode: id ", id, " is outside the vocabulary of ", vocabulary_size(),
               " symbols");
-      if (id == eot()) break;
-      if (id != sot()) bytes += state_->bytes_of[size_t(id)];
+      if (id == end_of_text()) break;
+      if (id != start_of_text()) bytes += state_->bytes_of[size_t(id)];
     }
     while (!bytes.empty() && bytes.back() == ' ') bytes.pop_back();
     return to_utf8(to_code_points(bytes));
   }
 
-  int32_t sot() const { return vocabulary().start; }
-  int32_t eot() const { return vocabulary().end; }
+  /// The id that every text begins with.
+  int32_t start_of_text() const { return vocabulary().start_of_text; }
+  /// The id that every text ends with; CLIP's text tower takes the embedding of the text there.
+  int32_t end_of_text() const { return vocabulary().end_of_text; }
+  /// The id behind the end, up to the context length.
   int32_t padding() const { return vocabulary().padding; }
   /// Rows that an embedding table needs: the largest id + 1.
   int64_t vocabulary_size() const { return int64_t(vocabulary().symbols.size()); }
@@ -153,8 +150,8 @@ class Tokenizer {
     std::unordered_map<std::string, std::vector<int32_t>, StringHash, std::equal_to<>> cache;
 
     explicit State(BpeVocabulary given) : vocabulary(std::move(given)) {
-      detail::special_id(vocabulary, vocabulary.start_name, "start", "tokenizer");
-      detail::special_id(vocabulary, vocabulary.end_name, "end", "tokenizer");
+      detail::special_id(vocabulary, vocabulary.start_of_text_name, "start", "tokenizer");
+      detail::special_id(vocabulary, vocabulary.end_of_text_name, "end", "tokenizer");
       index_merges();
       index_bytes();
     }
@@ -215,9 +212,9 @@ class Tokenizer {
       std::vector<std::pair<std::string, std::vector<int32_t>>> new_words;
       {
         const std::shared_lock lock(cache_mutex);
-        for_each_piece(text, vocabulary.start_name, vocabulary.end_name, [&](std::string_view piece) {
-          if (piece == vocabulary.start_name || piece == vocabulary.end_name) {
-            ids.push_back(piece == vocabulary.start_name ? vocabulary.start : vocabulary.end);
+        for_each_piece(text, vocabulary.start_of_text_name, vocabulary.end_of_text_name, [&](std::string_view piece) {
+          if (piece == vocabulary.start_of_text_name || piece == vocabulary.end_of_text_name) {
+            ids.push_back(piece == vocabulary.start_of_text_name ? vocabulary.start_of_text : vocabulary.end_of_text);
             return;
           }
           if (const auto found = cache.find(piece); found != cache.end()) {

@@ -1,4 +1,4 @@
-// Layers with parameters: Linear, LayerNorm, Embedding, Mlp. T is the storage type of matrices and activations; norm
+// Layers with parameters: Linear, Layernorm, Embedding, Mlp. T is the storage type of matrices and activations; norm
 // weights and biases are accumulate_t<T>.
 #pragma once
 #include <tessera/autograd/embedding.hpp>
@@ -27,7 +27,7 @@ struct Linear {
 
 /// Layer normalisation over the last axis; weight and bias [channels].
 template <class T, class Device = Cpu>
-struct LayerNorm {
+struct Layernorm {
   Parameter<accumulate_t<T>, 1, Device> weight, bias;
   double epsilon = 1e-5;
 
@@ -42,7 +42,7 @@ struct LayerNorm {
 };
 
 template <class T, class Device>
-LayerNorm<T, Device> make_layernorm(Context<Device>& ctx, int64_t channels, double epsilon) {
+Layernorm<T, Device> make_layernorm(Context<Device>& ctx, int64_t channels, double epsilon) {
   return {constant<accumulate_t<T>, 1>(ctx, {channels}, 1), constant<accumulate_t<T>, 1>(ctx, {channels}, 0), epsilon};
 }
 

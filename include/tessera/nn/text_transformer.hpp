@@ -37,7 +37,7 @@ struct TextTransformer {
   Embedding<T, Device> token_embedding;          // [V, C]
   Parameter<T, 2, Device> positional_embedding;  // [context length, C]
   Transformer<T, Device> transformer;
-  LayerNorm<T, Device> ln_final;
+  Layernorm<T, Device> ln_final;
   Parameter<T, 2, Device> text_projection;  // [C, E]
 
   void members(auto&& visit) {

@@ -13,15 +13,16 @@ struct TransformerConfig {
   Activation activation = Activation::quick_gelu;
   double epsilon = 1e-5;
 
+  /// Channels inside the MLP.
   int64_t hidden() const { return mlp_width ? mlp_width : 4 * width; }
 };
 
 /// One block: x [B, N, C] to the same shape.
 template <class T, class Device = Cpu>
 struct ResidualAttentionBlock {
-  LayerNorm<T, Device> ln_1;
+  Layernorm<T, Device> ln_1;
   MultiheadAttention<T, Device> attn;
-  LayerNorm<T, Device> ln_2;
+  Layernorm<T, Device> ln_2;
   Mlp<T, Device> mlp;
 
   void members(auto&& visit) {

@@ -17,6 +17,7 @@ struct VisionConfig {
   bool class_token = true;  ///< a class token before the patches
   bool pre_norm = true;     ///< ln_pre before the blocks
 
+  /// Patches along one side of an image of image_size.
   int64_t grid() const { return image_size / patch_size; }
 };
 
@@ -43,7 +44,7 @@ struct VisionTransformer {
   Parameter<T, 2, Device> positional_embedding;  // [1 + grid * grid, C], without the 1 where there is no class token
   Parameter<T, 2, Device> proj;                  // [C, E]
   PatchConvolution conv1;
-  LayerNorm<T, Device> ln_pre, ln_post;
+  Layernorm<T, Device> ln_pre, ln_post;
   Transformer<T, Device> transformer;
 
   void members(auto&& visit) {

@@ -167,7 +167,8 @@ inline CheckpointDescription describe_checkpoint(const std::filesystem::path& ch
   const io::Json document = io::read_json(config);
   const io::JsonView json(document, config.string());
   description.model_type = json.get_or("model_type", "");
-  description.prompts = json.get_or("prompts", json.get_or("prompt_template", "").c_str());
+  description.prompts =
+      json.get_or("prompts", json.get_or("prompt_template", "").c_str());  // the latter in older models
   return description;
 }
 

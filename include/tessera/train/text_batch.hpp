@@ -19,12 +19,13 @@ struct TextBatch {
   std::vector<std::string> captions;  ///< distinct
   std::vector<std::string> prompts;   ///< distinct; row captions.size() + i of the encoded texts is prompts[i]
   Tensor<int32_t, 1> rows;            ///< [K]: each text's row among captions and prompts
-  Tensor<int32_t, 1> owners;          ///< [K]: the image that each text belongs to
+  Tensor<int32_t, 1> owner;           ///< [K]: the image that each text belongs to
   /// [B, K]: 1 where text j belongs to another image but all its nouns stand in image i's caption: it may well be true
   /// of image i, so the pair is no negative.
   Tensor<uint8_t, 2> excluded;
 };
 
+/// Which texts a batch gets beside its captions.
 struct TextBatchOptions {
   int most_nouns = 4;                      ///< prompts per image; of more nouns a random choice
   bool exclude_implied = true;             ///< fill `excluded`; otherwise it is zero
@@ -37,17 +38,17 @@ inline TextBatch make_text_batch(Context<Cpu>& ctx, const std::vector<std::strin
                                  const RandomStream& random) {
   TextBatch batch;
   std::map<std::string, int32_t> caption_rows, prompt_rows;
-  std::vector<int32_t> rows, owners;
+  std::vector<int32_t> rows, owner;
   std::vector<std::vector<int>> image_nouns, text_nouns;
   std::vector<uint8_t> is_prompt;
-  const auto add = [&](const std::string& text, bool prompt, size_t owner, std::vector<int> nouns) {
+  const auto add = [&](const std::string& text, bool prompt, size_t image, std::vector<int> nouns) {
     auto& known = prompt ? prompt_rows : caption_rows;
     auto& list = prompt ? batch.prompts : batch.captions;
     const auto [at, fresh] = known.try_emplace(text, int32_t(list.size()));
     if (fresh) list.push_back(text);
     rows.push_back(at->second);
     is_prompt.push_back(prompt);
-    owners.push_back(int32_t(owner));
+    owner.push_back(int32_t(image));
     text_nouns.push_back(std::move(nouns));
   };
   data::Draws draws(random);
@@ -65,14 +66,14 @@ inline TextBatch make_text_batch(Context<Cpu>& ctx, const std::vector<std::strin
     if (is_prompt[k]) rows[k] += int32_t(batch.captions.size());
   const int64_t images = int64_t(captions.size()), texts = int64_t(rows.size());
   batch.rows = Tensor<int32_t, 1>::from_host(ctx, {texts}, rows);
-  batch.owners = Tensor<int32_t, 1>::from_host(ctx, {texts}, owners);
+  batch.owner = Tensor<int32_t, 1>::from_host(ctx, {texts}, owner);
   batch.excluded = Tensor<uint8_t, 2>::zeros(ctx, {images, texts});
   if (options.exclude_implied)
     for (int64_t i = 0; i < images; ++i) {
       std::vector<int>& known = image_nouns[size_t(i)];
       std::sort(known.begin(), known.end());
       for (int64_t k = 0; k < texts; ++k) {
-        if (owners[size_t(k)] == i) continue;
+        if (owner[size_t(k)] == i) continue;
         const auto& nouns = text_nouns[size_t(k)];
         const bool implied = !nouns.empty() && std::all_of(nouns.begin(), nouns.end(), [&](int noun) {
           return std::binary_search(known.begin(), known.end(), noun);
