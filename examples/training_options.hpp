@@ -77,7 +77,9 @@ struct TrainingOptions {
         .context_length = context_length,
         .transformer = {.width = width, .layers = text_layers, .heads = heads, .activation = tessera::Activation::gelu},
         .embed_dim = embed_dim,
-        .end_of_text = tokenizer.end_of_text()};
+        .end_of_text = tokenizer.end_of_text(),
+        .start_of_text = tokenizer.start_of_text(),
+        .padding = tokenizer.padding()};
   }
 };
 

@@ -195,6 +195,36 @@ TEST_CASE("clip checkpoint: folders that hold no CLIP are refused with a sentenc
   CHECK(load_clip<float>(ctx, with("", "model_type", "clip")).model.text.config.end_of_text == 70);
 }
 
+TEST_CASE("clip checkpoint: the tokens of texts are stated in config.json and kept", "[systems]") {
+  Context<Cpu> ctx;
+  const Folder folder;
+  const auto saved = [&](int64_t start, int64_t end, int64_t padding) {
+    auto config = two_heads();
+    config.text.start_of_text = start;
+    config.text.end_of_text = end;
+    config.text.padding = padding;
+    auto clip = make_clip<float>(ctx, config);
+    save_clip(clip, {}, folder.path());
+    return io::read_json(folder / "config.json")["text_config"];
+  };
+  const auto loaded = [&] { return load_clip<float>(ctx, folder.path()).model.text.config; };
+  const auto known = saved(11, 12, 0);
+  CHECK(known["bos_token_id"] == 11);
+  CHECK(known["eos_token_id"] == 12);
+  CHECK(known["pad_token_id"] == 0);
+  CHECK(loaded().start_of_text == 11);
+  CHECK(loaded().padding == 0);
+  // null, not absent: an absent one would mean CLIP's 49406, which 13 words do not have
+  const auto unknown = saved(-1, -1, -1);
+  CHECK((unknown.contains("bos_token_id") && unknown["bos_token_id"].is_null()));
+  CHECK((unknown.contains("pad_token_id") && unknown["pad_token_id"].is_null()));
+  CHECK(loaded().start_of_text == -1);
+  CHECK(loaded().padding == -1);
+  const auto published = load_clip<float>(ctx, huggingface).model.text.config;
+  CHECK(published.start_of_text == 0);
+  CHECK(published.padding == 1);
+}
+
 TEST_CASE("clip checkpoint: OpenCLIP models that compute otherwise are refused", "[systems]") {
   auto ctx = nan_filled_context();
   const Folder folder;
@@ -241,6 +271,8 @@ TEST_CASE("clip checkpoint: what save_clip writes loads to the same model, in bf
   CHECK(loaded.statistics.mean == statistics.mean);
   CHECK(loaded.statistics.deviation == statistics.deviation);
   CHECK(loaded.model.text.config.end_of_text == 12);
+  CHECK(loaded.model.text.config.start_of_text == -1);
+  CHECK(loaded.model.text.config.padding == -1);
   CHECK(loaded.model.visual.config.transformer.activation == Activation::gelu_tanh);
   CHECK(loaded.model.visual.ln_pre.epsilon == 3e-4);
   CHECK(loaded.model.text.ln_final.epsilon == 1e-5);

@@ -13,6 +13,9 @@ struct TextConfig {
   /// The pooled token: the first of this id in a row; -1: the first of the row's largest id (OpenAI's rule, where
   /// end-of-text is the largest).
   int64_t end_of_text = -1;
+  /// What the tokenizer begins and fills up texts with; -1: not known. The tower does not need them, but saved
+  /// configurations state them for other libraries.
+  int64_t start_of_text = -1, padding = -1;
 };
 
 /// Where each row of ids [N, L] ends: the position of its end-of-text token.

@@ -188,6 +188,13 @@ inline ClipConfig clip_config_from_huggingface(const io::JsonView& json) {
   return config;
 }
 
+  const auto token = [&](const char* name, int64_t usual) {
+    const bool stated_unknown = text.json().contains(name) && text.json()[name].is_null();
+    const int64_t id = stated_unknown ? -1 : text.get_or<int64_t>(name, usual);
+    return id >= 0 && id < config.text.vocabulary_size ? id : -1;
+  };
+  config.text.start_of_text = token("bos_token_id", 49406);
+  config.text.padding = token("pad_token_id", 1);
 /// The configuration that OpenAI's parameter names and shapes imply; `activation` they do not tell. Heads are taken to
 /// be 64 channels wide, as CLIP's are; 0 heads where that cannot be.
 inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activation activation) {
@@ -370,7 +377,11 @@ inline io::Json tower_to_json(const nn::TransformerConfig& t) {
           {"layer_norm_eps", t.epsilon}};
 }
 
-/// config.json in Hugging Face's form.
+/// The number of a token, or null where it is not known.
+inline io::Json token_to_json(int64_t id) { return id < 0 ? io::Json() : io::Json(id); }
+
+/// config.json in Hugging Face's form. Without bos and pad, transformers takes those of CLIP's vocabulary and warns
+/// where a smaller one has no such ids.
 inline io::Json clip_config_to_json(const ClipConfig& config, const std::string& model_type) {
   io::Json vision = tower_to_json(config.vision.transformer), text = tower_to_json(config.text.transformer);
   vision["image_size"] = config.vision.image_size;
@@ -401,6 +412,8 @@ inline io::Json preprocessor_to_json(const ImageStatistics& statistics, int64_t 
           {"image_mean", statistics.mean},
           {"image_std", statistics.deviation}};
 }
+  text["bos_token_id"] = token_to_json(config.text.start_of_text);
+  text["pad_token_id"] = token_to_json(config.text.padding);
 
 }  // namespace detail
 
