@@ -23,22 +23,7 @@ Tensor<int32_t, 2> texts(Context<Cpu>& ctx) {
   return Tensor<int32_t, 2>::from_host(ctx, {3, 5}, {11, 2, 12, 0, 0, 11, 3, 4, 12, 0, 11, 5, 6, 7, 12});
 }
 
-// Parameters of a transformer of layers whose width is `width`, by the shapes that OpenAI's checkpoints have.
-int64_t count(const nn::TransformerConfig& t) {
-  const int64_t width = t.width, hidden = t.hidden();
-  const int64_t attention = 3 * width * width + 3 * width + width * width + width;
-  const int64_t mlp = hidden * width + hidden + width * hidden + width;
-  return t.layers * (attention + mlp + 2 * 2 * width);
-}
-int64_t count(const ClipConfig& c) {
-  const int64_t vision = c.vision.transformer.width, text = c.text.transformer.width, embed = c.vision.embed_dim;
-  const int64_t image_tower = vision + (1 + c.vision.grid() * c.vision.grid()) * vision +
-                              vision * c.vision.channels * c.vision.patch_size * c.vision.patch_size + 2 * 2 * vision +
-                              vision * embed + count(c.vision.transformer);
-  const int64_t text_tower = c.text.vocabulary_size * text + c.text.context_length * text + 2 * text + text * embed +
-                             count(c.text.transformer);
-  return image_tower + text_tower + 1;
-}
+int64_t count(const ClipConfig& c) { return c.vision.parameter_count() + c.text.parameter_count() + 1; }
 ClipConfig published(int64_t patch, int64_t vision_width, int64_t layers, int64_t text_width, int64_t embed) {
   ClipConfig config;
   config.vision.patch_size = patch;
@@ -165,6 +150,10 @@ TEST_CASE("clip: class probabilities are the softmax of scaled cosines", "[syste
     CHECK(sum == Approx(1).epsilon(1e-6));
     CHECK(probabilities(i, 0) == Approx(first / total).epsilon(1e-4));
   }
+  // a scale beyond 100 counts as 100, as in the loss and in the programs
+  const auto largest = to_host(view(class_probabilities(ctx, view(images), classes, std::log(100.0))));
+  CHECK(to_host(view(class_probabilities(ctx, view(images), classes, 6))) == largest);
+  CHECK(to_host(view(class_probabilities(ctx, view(images), classes, 4))) != largest);
 }
 
 TEST_CASE("clip: towers of different embeddings are refused", "[systems]") {

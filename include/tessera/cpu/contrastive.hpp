@@ -15,9 +15,8 @@ namespace cpu {
 struct LogitScale {
   double value;
   bool passes;
-  LogitScale(double logarithm, double largest) : value(std::exp(logarithm)), passes(!(value > largest)) {
-    if (!passes) value = largest;
-  }
+  LogitScale(double logarithm, double largest)
+      : value(logit_factor(logarithm, largest)), passes(!(std::exp(logarithm) > largest)) {}
 };
 
 /// log(exp(a) + exp(b) + …) in progress: the largest term so far and the sum of exp(term - largest).

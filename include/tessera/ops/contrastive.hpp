@@ -7,6 +7,9 @@
 //
 // In both, scale = min(exp(logit_scale), largest_scale); no gradient reaches logit_scale beyond the clamp.
 #pragma once
+#include <algorithm>
+#include <cmath>
+
 #include <tessera/core/tensor.hpp>
 
 namespace tessera {
@@ -21,8 +24,18 @@ enum class ContrastiveLoss : uint8_t {
   rows,       ///< rows alone: for local rows against the columns gathered from all ranks
 };
 
+/// Where CLIP's training stops the factor on cosines from growing.
+inline constexpr double largest_logit_factor = 100;
+
+/// The factor on cosines that a learned logit_scale, its logarithm, stands for: exp(logit_scale), at most `largest`.
+/// Losses, probabilities and the dense models' scale all take it from here.
+inline double logit_factor(double logit_scale, double largest = largest_logit_factor) {
+  return std::min(std::exp(logit_scale), largest);
+}
+
+/// What a contrastive loss compares.
 struct ContrastiveOptions {
-  double largest_scale = 100;
+  double largest_scale = largest_logit_factor;  ///< of exp(logit_scale)
   ContrastiveLoss loss = ContrastiveLoss::symmetric;
   /// Row i belongs to column first_label + i. 0 for the symmetric loss.
   int64_t first_label = 0;
@@ -102,8 +115,9 @@ auto contrastive(Context<Device>& ctx, const TensorView<T, 2, Device>& image,
   return loss;
 }
 
+/// The bound of the learned scale.
 struct MultiTextContrastiveOptions {
-  double largest_scale = 100;
+  double largest_scale = largest_logit_factor;  ///< of exp(logit_scale)
 };
 
 namespace detail {

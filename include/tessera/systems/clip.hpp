@@ -22,7 +22,7 @@ template <class T, class Device = Cpu>
 struct Clip {
   nn::VisionTransformer<T, Device> visual;
   nn::TextTransformer<T, Device> text;
-  Parameter<accumulate_t<T>, 0, Device> logit_scale;  // the logarithm of the factor on cosines
+  Parameter<accumulate_t<T>, 0, Device> logit_scale;  ///< the logarithm of the factor on cosines
 
   void members(auto&& visit) {
     text.members(visit);  // at the top level of the checkpoint
@@ -30,6 +30,7 @@ struct Clip {
     visit("logit_scale", logit_scale);
   }
 
+  /// The sizes of both towers.
   ClipConfig config() const { return {visual.config, text.config}; }
 
   /// [B, E], not normalised, from normalised images [B, 3, H, W].
@@ -64,13 +65,13 @@ Clip<T, Device> make_clip(Context<Device>& ctx, const ClipConfig& config,
   return clip;
 }
 
-/// Zero-shot classification: softmax over classes of exp(logit_scale) times the cosines. image_embeddings [B, E] and
+/// Zero-shot classification: softmax over classes of logit_factor(logit_scale) times the cosines. image_embeddings [B, E] and
 /// class_embeddings [N, E], both L2-normalised; the result is [B, N].
 template <class T, class Device>
 Tensor<T, 2, Device> class_probabilities(Context<Device>& ctx, const TensorView<T, 2, Device>& image_embeddings,
                                          In<T, 2, Device> class_embeddings, double logit_scale) {
   const auto cosines = matmul(ctx, image_embeddings, class_embeddings, {}, {.transpose_b = true});
-  return softmax(ctx, view(scale(ctx, view(cosines), std::exp(logit_scale))));
+  return softmax(ctx, view(scale(ctx, view(cosines), logit_factor(logit_scale))));
 }
 
 }  // namespace tessera::systems

@@ -37,7 +37,7 @@ class TwoTowers : public segmentation::DenseModel {
   int64_t patch_size() const override { return model_.visual.config.patch_size; }
   int64_t context_length() const override { return model_.text.config.context_length; }
   int64_t vocabulary_size() const override { return model_.text.config.vocabulary_size; }
-  double scale() const override { return std::min(100.0, std::exp(double(model_.logit_scale.value().data[0]))); }
+  double scale() const override { return logit_factor(double(model_.logit_scale.value().data[0])); }
   data::ImageStatistics statistics() const override { return statistics_; }
 
  protected:

@@ -11,6 +11,7 @@
 #include <tessera/autograd/tape.hpp>
 #include <tessera/io/checkpoint.hpp>
 #include <tessera/nn/module.hpp>
+#include <tessera/ops/contrastive.hpp>
 #include <tessera/optim/adamw.hpp>
 #include <tessera/optim/gradient_clipping.hpp>
 #include <tessera/optim/schedule.hpp>
@@ -18,6 +19,7 @@
 
 namespace tessera::train {
 
+/// What the trainers have in common: schedule, optimiser, where and how often a run is saved.
 struct TrainerOptions {
   int64_t steps = 1000, batch = 32;
   double learning_rate = 1e-3;
@@ -84,7 +86,7 @@ class Trainer {
     optim::AdamWOptions without_decay = adamw;
     without_decay.weight_decay = 0;
     optimizer_.add_group(others, without_decay);
-    if (parameters_.contains("logit_scale")) optimizer_.bound("logit_scale", 0, std::log(100.0));
+    if (parameters_.contains("logit_scale")) optimizer_.bound("logit_scale", 0, std::log(largest_logit_factor));
     if (options_.folder.empty()) return;
     std::error_code failed;
     std::filesystem::create_directories(options_.folder, failed);
@@ -93,7 +95,9 @@ class Trainer {
     trim_metrics();
   }
 
+  /// Steps done, those of the runs that this one continues included.
   int64_t step() const { return step_; }
+  /// Whether all steps are done.
   bool finished() const { return step_ >= options_.steps; }
   /// Seconds spent in run(), resumed runs' included.
   double seconds() const { return seconds_; }
