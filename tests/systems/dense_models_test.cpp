@@ -1,7 +1,9 @@
 // Checkpoints as dense models: what load_dense_model gives is what the system's own functions compute.
 #include <tessera/systems/dense_models.hpp>
 
+#include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include <support/catch.hpp>
 #include <support/random.hpp>
@@ -100,6 +102,52 @@ TEST_CASE("dense models: official numerics change the model and its statistics",
   CHECK(official->statistics().mean == data::imagenet_statistics.mean);
   CHECK(to_host(view(usual->score(ctx, picture(ctx), classes(ctx)).scores)) !=
         to_host(view(official->score(ctx, picture(ctx), classes(ctx)).scores)));
+}
+
+TEST_CASE("dense models: MaskCLIP's denser grid and its gate by the whole image", "[systems]") {
+  auto ctx = tessera_test::nan_filled_context();
+  const Folder folder;
+  auto clip = make_clip<float>(ctx, tiny());
+  save_clip(clip, {}, folder.path);
+  const auto score = [&](const DenseModelOptions& options) {
+    return load_dense_model(ctx, folder.path, options)->score(ctx, picture(ctx), classes(ctx));
+  };
+  const auto plain = load_dense_model(ctx, folder.path);
+  const auto expected = plain->score(ctx, picture(ctx), classes(ctx));
+
+  const auto same = score({.maskclip = {.patch_stride = 4}});
+  CHECK(same.grid == expected.grid);
+  CHECK(to_host(view(same.scores)) == to_host(view(expected.scores)));
+  const auto dense = score({.maskclip = {.patch_stride = 2}});
+  CHECK(dense.grid == PatchGrid{9, 11});
+  CHECK(dense.scores.shape == Shape<2>{99, 3});
+  CHECK(to_host(view(dense.scores)) ==
+        to_host(view(maskclip(ctx, clip, picture(ctx), classes(ctx), {.patch_stride = 2}).scores)));
+  CHECK(load_dense_model(ctx, folder.path, {.maskclip = {.patch_stride = 2}})->stride() == 2);
+  REQUIRE_ERROR(score({.maskclip = {.patch_stride = 5}}), ValueError, "patch stride 5 must lie in 0 to the patch size");
+  REQUIRE_ERROR(score({.maskclip = {.patch_stride = -1}}), ValueError, "patch stride -1");
+
+  // The gate stands beside the scores, which stay as they are.
+  const auto gated = score({.maskclip_gate = 2});
+  CHECK(to_host(view(gated.scores)) == to_host(view(expected.scores)));
+  const auto whole = plain->score_image(ctx, picture(ctx), classes(ctx));
+  REQUIRE(gated.gate);
+  for (int64_t n = 0; n < 3; ++n) CHECK(gated.gate(n) == Approx(2 * double(whole(n))).margin(1e-6));
+
+  // What it does to a picture: without it patches speak for themselves; a strong one leaves the image's own class.
+  data::Image photo(24, 20);
+  for (size_t i = 0; i < photo.pixels.size(); ++i) photo.pixels[i] = uint8_t(i * i % 251);
+  const auto labels_with = [&](double gate) {
+    const auto model = load_dense_model(ctx, folder.path, {.maskclip_gate = gate});
+    const auto map = segmentation::score_picture(ctx, *model, classes(ctx), photo, {.size = 20});  // as it is
+    return segmentation::label_picture(ctx, map).labels;
+  };
+  const auto input = segmentation::padded_tensor(ctx, photo, plain->statistics(), 4, 4);
+  const auto image = plain->score_image(ctx, input, classes(ctx));
+  const auto best = std::max_element(image.data, image.data + 3) - image.data;
+  const auto ungated = labels_with(0), strong = labels_with(1000);
+  CHECK(std::set<uint16_t>(ungated.begin(), ungated.end()).size() > 1);
+  CHECK(std::all_of(strong.begin(), strong.end(), [&](auto label) { return label == best; }));
 }
 
 TEST_CASE("dense models: PACL scores overlapping patches and gates by compatibility", "[systems]") {

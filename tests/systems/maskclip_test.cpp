@@ -196,6 +196,44 @@ TEST_CASE("maskclip: key smoothing spreads probabilities over patches with simil
   }
 }
 
+TEST_CASE("maskclip: overlapping patches are those of the picture moved by the stride", "[systems]") {
+  auto ctx = nan_filled_context();
+  // At the patch size the stride is no option at all.
+  const auto deep = model(ctx);
+  const auto plain = maskclip(ctx, deep, picture(ctx), classes(ctx));
+  const auto same = maskclip(ctx, deep, picture(ctx), classes(ctx), {.patch_stride = 4});
+  CHECK(same.grid == plain.grid);
+  CHECK(to_host(view(same.scores)) == to_host(view(plain.scores)));
+  // Without other blocks and without positions a patch depends on its own pixels alone: every patch of the dense grid
+  // is the one patch of a picture cut out there.
+  auto config = tiny();
+  config.vision.transformer.layers = 1;
+  auto clip = make_clip<float>(ctx, config);
+  randomise(clip, 3);
+  clip.visual.positional_embedding.state().value.set_zero();
+  for (const MaskclipForm form : {MaskclipForm::residual, MaskclipForm::value})
+    for (const int64_t stride : {1, 2}) {
+      const auto dense = maskclip(ctx, clip, picture(ctx), classes(ctx), {.form = form, .patch_stride = stride});
+      const PatchGrid grid{(12 - 4) / stride + 1, (20 - 4) / stride + 1};
+      REQUIRE(dense.grid == grid);
+      REQUIRE(dense.patch_embeddings.shape == Shape<2>{grid.count(), 10});
+      REQUIRE(dense.scores.shape == Shape<2>{grid.count(), 4});
+      double worst = 0;
+      for (int64_t p = 0; p < grid.count(); ++p) {
+        const auto from = picture(ctx);
+        Tensor<float, 4> cut(ctx, {1, 3, 4, 4});
+        for (int64_t c = 0; c < 3; ++c)
+          for (int64_t y = 0; y < 4; ++y)
+            for (int64_t x = 0; x < 4; ++x)
+              cut(0, c, y, x) = from(0, c, p / grid.width * stride + y, p % grid.width * stride + x);
+        const auto alone = maskclip(ctx, clip, cut, classes(ctx), {.form = form});
+        for (int64_t n = 0; n < 4; ++n)
+          worst = std::max(worst, std::abs(double(alone.scores(0, n)) - double(dense.scores(p, n))));
+      }
+      CHECK(worst < 2e-6);
+    }
+}
+
 TEST_CASE("maskclip: patch embeddings are differentiable", "[systems]") {
   auto ctx = nan_filled_context();
   auto config = tiny();
