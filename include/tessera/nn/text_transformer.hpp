@@ -16,6 +16,12 @@ struct TextConfig {
   /// What the tokenizer begins and fills up texts with; -1: not known. The tower does not need them, but saved
   /// configurations state them for other libraries.
   int64_t start_of_text = -1, padding = -1;
+
+  /// Elements of all parameters together.
+  int64_t parameter_count() const {
+    const int64_t width = transformer.width;
+    return (vocabulary_size + context_length + embed_dim + 2) * width + transformer.parameter_count();
+  }
 };
 
 /// Where each row of ids [N, L] ends: the position of its end-of-text token.

@@ -15,6 +15,11 @@ struct TransformerConfig {
 
   /// Channels inside the MLP.
   int64_t hidden() const { return mlp_width ? mlp_width : 4 * width; }
+  /// Elements of all parameters together.
+  int64_t parameter_count() const {
+    const int64_t norms = 4 * width, attention = 4 * (width + 1) * width, mlp = 2 * width * hidden() + hidden() + width;
+    return layers * (norms + attention + mlp);
+  }
 };
 
 /// One block: x [B, N, C] to the same shape.
@@ -82,6 +87,8 @@ Transformer<T, Device> make_transformer(Context<Device>& ctx, const TransformerC
                                         Initialisation initialisation) {
   using A = accumulate_t<T>;
   const int64_t width = config.width, hidden = config.hidden();
+  require(width > 0 && hidden > 0 && config.layers > 0, "transformer: width ", width, ", MLP width ", hidden, " and ",
+          config.layers, " layers must all be positive");
   require(config.heads > 0 && width % config.heads == 0, "transformer: width ", width, " is not a multiple of ",
           config.heads, " heads");
   const double attention_deviation = std::pow(double(width), -0.5);

@@ -19,6 +19,12 @@ struct VisionConfig {
 
   /// Patches along one side of an image of image_size.
   int64_t grid() const { return image_size / patch_size; }
+  /// Elements of all parameters together, without a bias of the patch embedding.
+  int64_t parameter_count() const {
+    const int64_t width = transformer.width, tokens = grid() * grid() + (class_token ? 1 : 0);
+    const int64_t rows = channels * patch_size * patch_size + tokens + (class_token ? 1 : 0) + embed_dim;
+    return (rows + (pre_norm ? 4 : 2)) * width + transformer.parameter_count();
+  }
 };
 
 /// What the last block does for dense features (per patch, not per image).
