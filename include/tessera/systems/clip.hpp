@@ -65,8 +65,8 @@ Clip<T, Device> make_clip(Context<Device>& ctx, const ClipConfig& config,
   return clip;
 }
 
-/// Zero-shot classification: softmax over classes of logit_factor(logit_scale) times the cosines. image_embeddings [B, E] and
-/// class_embeddings [N, E], both L2-normalised; the result is [B, N].
+/// Zero-shot classification: softmax over classes of logit_factor(logit_scale) times the cosines. image_embeddings [B,
+/// E] and class_embeddings [N, E], both L2-normalised; the result is [B, N].
 template <class T, class Device>
 Tensor<T, 2, Device> class_probabilities(Context<Device>& ctx, const TensorView<T, 2, Device>& image_embeddings,
                                          In<T, 2, Device> class_embeddings, double logit_scale) {
