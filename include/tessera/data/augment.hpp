@@ -19,12 +19,14 @@ inline Image flip(const Image& image) {
       std::copy_n(image.at(image.width - 1 - x, y), image.channels, result.at(x, y));
   return result;
 }
+/// Left and right exchanged.
 inline LabelMap flip(const LabelMap& map) {
   LabelMap result(map.width, map.height);
   for (int y = 0; y < map.height; ++y) std::reverse_copy(map.row(y), map.row(y) + map.width, result.row(y));
   return result;
 }
 
+/// Which crops are drawn: areas and aspects as torchvision's RandomResizedCrop takes them.
 struct RandomCropOptions {
   double min_area = 0.08, max_area = 1.0;                 ///< of the picture's area
   double min_aspect = 3.0 / 4.0, max_aspect = 4.0 / 3.0;  ///< width by height; uniform in its logarithm

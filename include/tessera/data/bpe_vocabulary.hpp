@@ -31,6 +31,7 @@ struct BpeMerge {
   int32_t left = 0, right = 0, result = 0;
 };
 
+/// Symbols, merges and special tokens: all that a tokenizer needs.
 struct BpeVocabulary {
   std::vector<std::string> symbols;  ///< by id; empty where no symbol has this id
   std::unordered_map<std::string, int32_t> ids;

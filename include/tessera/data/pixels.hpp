@@ -91,6 +91,7 @@ inline Image to_rgb(const Image& image) {
   return rgb;
 }
 
+/// What is done to a picture while it is read, and what is refused.
 struct DecodeOptions {
   /// Turn and mirror a JPEG as its EXIF orientation says. Off: CLIP's preprocessing and Pillow's open() do not.
   bool apply_orientation = false;

@@ -21,8 +21,10 @@
 
 namespace tessera::data {
 
+/// Pillow's resampling filters.
 enum class Filter { nearest, box, bilinear, hamming, bicubic, lanczos };
 
+/// Of a picture, in pixels.
 struct Size {
   int width = 0, height = 0;
   friend bool operator==(const Size&, const Size&) = default;

@@ -242,6 +242,7 @@ class SafetensorsFile {
 
   /// Sorted by name.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  /// Sorted, as tensors().
   std::vector<std::string> names() const {
     std::vector<std::string> result;
     for (const TensorInfo& info : tensors_) result.push_back(info.name);

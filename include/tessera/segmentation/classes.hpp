@@ -26,6 +26,7 @@ namespace tessera::segmentation {
 
 using data::Colour;
 
+/// A class: its name, what else it is called, its colour and its labels.
 struct ClassEntry {
   std::string name;
   std::vector<std::string> synonyms;
@@ -39,6 +40,7 @@ struct DatasetLayout {
   std::string root, images, labels, split;
 };
 
+/// The classes of a data set, and what its label maps mean.
 struct ClassList {
   std::string name, title;
   std::vector<ClassEntry> classes;
@@ -49,6 +51,7 @@ struct ClassList {
   int validation_images = 0;       ///< customary number; 0: not known
   DatasetLayout layout;
 
+  /// The number of classes.
   int64_t size() const { return int64_t(classes.size()); }
 };
 

@@ -30,6 +30,7 @@ class ConfusionMatrix {
     counts_.assign(size_t(classes) * size_t(classes + 1), 0);
   }
 
+  /// The number of classes.
   int classes() const { return classes_; }
   /// Pixels predicted as `prediction` and labelled `truth`; the truth numbered classes() stands for ignored.
   int64_t at(int prediction, int truth) const { return counts_[index(prediction, truth)]; }

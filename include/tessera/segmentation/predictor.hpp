@@ -54,10 +54,13 @@ class DenseModel {
   virtual int64_t image_size() const = 0;  ///< side of the pictures that it was trained on
   virtual int64_t patch_size() const = 0;
   virtual int64_t stride() const { return patch_size(); }  ///< pixels from patch to patch
+  /// Tokens of a text, at most; ids have as many columns.
   virtual int64_t context_length() const = 0;
+  /// Rows of the token table; ids lie below.
   virtual int64_t vocabulary_size() const = 0;
   /// Of the cosines before a softmax over classes: exp(logit_scale), at most 100.
   virtual double scale() const = 0;
+  /// How pictures are to be normalised.
   virtual data::ImageStatistics statistics() const = 0;
 };
 

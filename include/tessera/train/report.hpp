@@ -89,6 +89,7 @@ class Report {
   }
   /// Pictures that are added from here to end_gallery() stand side by side.
   void begin_gallery() { body_ += "<div class=\"gallery\">\n"; }
+  /// Ends what begin_gallery() began.
   void end_gallery() { body_ += "</div>\n"; }
 
   /// Lines over a common axis; y from 0 (or the least value, if negative) to the largest. Points that are not finite
@@ -147,6 +148,7 @@ class Report {
     body_ += "<figure class=\"chart\">" + svg + "</svg><figcaption>" + html_escape(title) + "</figcaption></figure>\n";
   }
 
+  /// The whole page.
   std::string html() const {
     return "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>" +
