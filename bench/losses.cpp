@@ -74,14 +74,14 @@ void add_multi_text_contrastive(int64_t images, int64_t texts) {
   for (const std::string pass : {"forward", "backward"})
     add_row(row_name<float>("multi_text_contrastive", pass, shape), [=](Row& row) {
       const auto scores = row.input<float>("scores", Shape<2>{images, texts}, 0.3);
-      std::vector<int32_t> owners(static_cast<size_t>(texts));
-      for (size_t k = 0; k < owners.size(); ++k) owners[k] = int32_t(k % size_t(images));
-      const auto owner = Tensor<int32_t, 1>::from_host(row.ctx, {texts}, owners);
+      std::vector<int32_t> images_of_texts(static_cast<size_t>(texts));
+      for (size_t k = 0; k < images_of_texts.size(); ++k) images_of_texts[k] = int32_t(k % size_t(images));
+      const auto owner = Tensor<int32_t, 1>::from_host(row.ctx, {texts}, images_of_texts);
       row.add_input("owner", owner);
       const auto draws = row.numbers("draws", Shape<2>{images, texts}, 10);
       const Tensor<uint8_t, 2> excluded(row.ctx, {images, texts});
       for (int64_t i = 0; i < images; ++i)
-        for (int64_t k = 0; k < texts; ++k) excluded(i, k) = draws(i, k) == 0 && owners[size_t(k)] != i;
+        for (int64_t k = 0; k < texts; ++k) excluded(i, k) = draws(i, k) == 0 && images_of_texts[size_t(k)] != i;
       row.add_input("excluded", excluded);
       const auto logit_scale = scalar(row, 3.0f), d_loss = scalar(row, 1), d_logit_scale = scalar(row, 0);
       row.add_input("logit_scale", logit_scale);

@@ -57,10 +57,10 @@ void prepare_step(Row& row) {
   const Variable<float, 4> images(row.input<float>("images", Shape<4>{batch, 3, 64, 64}));
   const auto captions = text_ids(row, "captions", 32, 20), prompts = text_ids(row, "prompts", 48, 8);
   const auto rows = row.numbers("rows", Shape<1>{texts}, 80);
-  std::vector<int32_t> owners_of(static_cast<size_t>(texts));
-  for (size_t k = 0; k < owners_of.size(); ++k) owners_of[k] = int32_t(k % size_t(batch));
-  const auto owners = Tensor<int32_t, 1>::from_host(row.ctx, {texts}, owners_of);
-  row.add_input("owner", owners);
+  std::vector<int32_t> images_of_texts(static_cast<size_t>(texts));
+  for (size_t k = 0; k < images_of_texts.size(); ++k) images_of_texts[k] = int32_t(k % size_t(batch));
+  const auto owner = Tensor<int32_t, 1>::from_host(row.ctx, {texts}, images_of_texts);
+  row.add_input("owner", owner);
   const auto excluded = Tensor<uint8_t, 2>::zeros(row.ctx, {batch, texts});
   row.add_input("excluded", excluded);
 
@@ -73,7 +73,7 @@ void prepare_step(Row& row) {
     const auto distinct =
         concatenate(tape, 0, model.text_embeddings(tape, captions), model.text_embeddings(tape, prompts));
     const auto phi = model.compatibility(tape, patches, embedding(tape, distinct, rows));
-    const auto loss = multi_text_contrastive(tape, phi, owners, excluded, model.logit_scale);
+    const auto loss = multi_text_contrastive(tape, phi, owner, excluded, model.logit_scale);
     *loss_value.data = *loss.value().data;
     tape.backward(loss);
     *norm.data = optim::gradient_norm(step->parameters);
