@@ -27,8 +27,9 @@ void run(const examples::TrainingOptions& options) {
 
   auto model = systems::make_clip<float>(
       ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)}, nn::Initialisation::xavier);
-  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n", (long long)captioned.source->size(),
-              captioned.nouns.size(), (long long)tokenizer.vocabulary_size(), (long long)nn::parameter_count(model));
+  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n",
+              static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
+              static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)));
 
   train::Batches batches(ctx, captioned.source, options.batches());
   const auto encode = [&](Tape<Cpu>& tape, const std::vector<std::string>& texts) {
@@ -66,8 +67,8 @@ void run(const examples::TrainingOptions& options) {
   };
   const bool finished = finder ? trainer.run(noun_loss, after_step) : trainer.run(plain_loss, after_step);
   if (!finished) {
-    std::printf("stopped after step %lld of %lld; the same command goes on from there\n", (long long)trainer.step(),
-                (long long)options.training.steps);
+    std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
+                static_cast<long long>(trainer.step()), static_cast<long long>(options.training.steps));
     return;
   }
   save(options.output);

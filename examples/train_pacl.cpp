@@ -36,8 +36,9 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
                              .initial_logit_scale = std::log(options.logit_scale)};
   config.vision.class_token = config.vision.pre_norm = false;
   auto model = systems::make_pacl<float>(ctx, config);
-  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n", (long long)captioned.source->size(),
-              captioned.nouns.size(), (long long)tokenizer.vocabulary_size(), (long long)nn::parameter_count(model));
+  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n",
+              static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
+              static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)));
 
   // The loss of a step.
   train::Batches batches(ctx, captioned.source, options.batches());
@@ -66,8 +67,8 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
     return {{"logit_scale", std::exp(model.logit_scale.value().data[0])}};
   });
   if (!finished) {
-    std::printf("stopped after step %lld of %lld; the same command goes on from there\n", (long long)trainer.step(),
-                (long long)options.training.steps);
+    std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
+                static_cast<long long>(trainer.step()), static_cast<long long>(options.training.steps));
     return;
   }
   save(options.output);
