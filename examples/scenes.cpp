@@ -7,7 +7,6 @@
 // stores them. Training programs can also take scenes straight from the renderer (tessera::data::SceneSource).
 #include <CLI/CLI.hpp>
 
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -17,6 +16,7 @@
 #include <tessera/data/image.hpp>
 #include <tessera/data/scene_source.hpp>
 #include <tessera/io/json.hpp>
+#include <tessera/train/progress.hpp>
 #include <tessera/version.hpp>
 
 namespace {
@@ -29,23 +29,6 @@ struct Options {
   int size = 64, preview_columns = 12, preview_rows = 8;
   uint64_t seed = 0;
   bool list = false;
-};
-
-/// One line on standard error, drawn again in place: done, rate, time left.
-class Progress {
- public:
-  explicit Progress(int64_t total) : total_(total) {}
-  void show(int64_t done) const {
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
-    const double rate = double(done) / std::max(spent.count(), 1e-9);
-    std::fprintf(stderr, "\r%lld / %lld scenes, %.0f scenes/s, %.0f s left ", static_cast<long long>(done),
-                 static_cast<long long>(total_), rate, double(total_ - done) / std::max(rate, 1e-9));
-    if (done == total_) std::fprintf(stderr, "\n");
-  }
-
- private:
-  int64_t total_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 data::Split parse_split(const std::string& name) {
@@ -86,7 +69,7 @@ void write_preview(const data::SceneRenderer& renderer, const Options& options, 
 
 void write_shards(const data::SceneRenderer& renderer, const Options& options, int64_t count) {
   data::ShardWriter writer(options.output, options.shard_size);
-  const Progress progress(count);
+  tessera::train::Progress progress("rendering", count, "scenes");
   constexpr int64_t batch = 500;
   for (int64_t first = 0; first < count; first += batch) {
     const auto scenes = renderer.render(first, std::min(batch, count - first));
@@ -96,8 +79,9 @@ void write_shards(const data::SceneRenderer& renderer, const Options& options, i
     });
     for (size_t i = 0; i < files.size(); ++i)
       writer.add(data::SceneSource::scene_key(first + int64_t(i)), std::move(files[i]));
-    progress.show(first + int64_t(scenes.size()));
+    progress.advance(int64_t(scenes.size()));
   }
+  progress.finish();
   const int64_t shards = writer.finish();
   const auto folder = std::filesystem::path(options.output);
   tessera::io::write_json(folder / "classes.json", data::scene_classes_json(renderer.set()));
