@@ -52,6 +52,44 @@ int run_program(CLI::App& app, int argc, char** argv, const std::string& name, R
   return 1;
 }
 
+/// Accepts numbers from `least` to `largest`. (CLI11's own range lets "nan" pass.)
+inline CLI::Validator in_range(double least, double largest) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value = 0;
+        const bool number = CLI::detail::lexical_cast(text, value);
+        return number && value >= least && value <= largest
+                   ? std::string()
+                   : tessera::sentence("Value ", text, " not in range ", least, " to ", largest);
+      },
+      tessera::sentence("NUMBER in [", least, " - ", largest, "]"));
+}
+
+/// Accepts what fits uint64_t without a sign. (CLI11 takes "-1" for the largest number.)
+inline CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](std::string& text) {
+        const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+        const bool fits = digits && (text.size() < 20 || (text.size() == 20 && text <= "18446744073709551615"));
+        return fits ? std::string() : tessera::sentence(text, " is not a whole number from 0 to 2^64 - 1");
+      },
+      "WHOLE NUMBER");
+}
+
+/// Refuses two results in one file, and a result in the place of what was read.
+inline void require_distinct(const std::vector<fs::path>& results, const std::vector<fs::path>& inputs) {
+  std::error_code ignored;
+  const auto place = [&](const fs::path& path) { return fs::weakly_canonical(path, ignored); };
+  for (size_t i = 0; i < results.size(); ++i) {
+    for (size_t k = 0; k < i; ++k)
+      tessera::require(place(results[i]) != place(results[k]), "two results would be written to ", results[i].string(),
+                       "; name different files");
+    for (const fs::path& input : inputs)
+      tessera::require(place(results[i]) != place(input), "the result ", results[i].string(),
+                       " would replace a picture that is read; name another file or folder");
+  }
+}
+
 /// --threads
 inline void add_threads(CLI::App& app, int& threads) {
   app.add_option("--threads", threads, "number of threads; default: one a processor core (results are the same)")

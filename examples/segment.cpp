@@ -82,6 +82,20 @@ void print_shares(const data::LabelMap& labels, const Segmenter& segmenter) {
     std::printf("%-*s  %5.1f %%\n", int(widest), entry.name.c_str(), 100 * entry.share);
 }
 
+/// Attention's time grows with the square of the patches that are seen at once.
+void note_slow_attention(const Segmenter& segmenter, const data::Image& picture) {
+  const auto& given = segmenter.predictor;
+  if (given.window > 0) return;
+  const auto& model = *segmenter.model;
+  const auto size =
+      segmentation::resized_size(picture, given.size > 0 ? given.size : int(model.image_size()), given.longest_side);
+  const int64_t patches = (size.width / model.stride()) * (size.height / model.stride());
+  if (patches > 10000)
+    std::fprintf(stderr,
+                 "note: %lld patches attend to each other at once, which takes long; --window %lld is quicker\n",
+                 static_cast<long long>(patches), static_cast<long long>(4 * model.image_size()));
+}
+
 /// Where one kind of result goes: a file, or with a folder of pictures one file each.
 fs::path target(const std::string& given, bool many, const std::string& name, const char* extension) {
   return many ? fs::path(given) / (name + extension) : fs::path(given);
@@ -102,12 +116,29 @@ void run(const Options& options) {
     for (const auto& folder : {output, options.labels, options.scores})
       if (!folder.empty()) make_folder(folder);
   }
+  std::vector<fs::path> results;
+  for (const auto& name : names) {
+    results.push_back(target(output, many, name, ".png"));
+    if (!options.labels.empty()) results.push_back(target(options.labels, many, name, ".png"));
+    if (!options.scores.empty()) results.push_back(target(options.scores, many, name, ".safetensors"));
+  }
+  require_distinct(results, pictures);
   Context<Cpu> ctx;
   const Segmenter segmenter = make_segmenter(ctx, options.segmentation);
   std::optional<tessera::train::Progress> progress;
   if (many) progress.emplace("segmenting", int64_t(pictures.size()), "pictures");
+  std::vector<std::string> damaged;
   for (size_t i = 0; i < pictures.size(); ++i) {
-    const data::Image picture = data::read_image(pictures[i]);
+    data::Image picture;
+    try {
+      picture = data::read_image(pictures[i]);
+    } catch (const tessera::Error& unreadable) {
+      if (!many) throw;
+      damaged.push_back(unreadable.what());  // said at the end: one bad picture does not cost the others
+      progress->advance(1, names[i]);
+      continue;
+    }
+    note_slow_attention(segmenter, picture);
     const auto map = segmenter.score(ctx, picture);
     const data::LabelMap labels = segmenter.label(ctx, map);
     write_overlay(target(output, many, names[i], ".png"), picture, labels, segmenter);
@@ -128,6 +159,9 @@ void run(const Options& options) {
   std::printf("%s: %s\n", many ? "overlays in" : "overlay", output.c_str());
   if (!options.labels.empty()) std::printf("label map%s: %s\n", many ? "s in" : "", options.labels.c_str());
   if (!options.scores.empty()) std::printf("scores%s: %s\n", many ? " in" : "", options.scores.c_str());
+  tessera::require<tessera::IoError>(
+      damaged.empty(), damaged.size(), " of ", pictures.size(),
+      " pictures could not be read; the first: ", damaged.empty() ? std::string() : damaged.front());
 }
 
 }  // namespace

@@ -96,7 +96,8 @@ struct SegmentationOptions {
   ModelOptions model;
   std::string classes, system = "auto", numerics = "clip";
   segmentation::PredictorOptions predictor;
-  double background = 0, key_smoothing = 0, prompt_denoising = 0, gate = 1;
+  double background = 0, key_smoothing = 0, prompt_denoising = 0;
+  std::optional<double> gate;
   int64_t patch_stride = 0;
 
   void add_to(CLI::App& app, const std::string& classes_help) {
@@ -110,7 +111,7 @@ struct SegmentationOptions {
     app.add_option("--background", background,
                    "label 0 (background) where the largest probability, softmax over classes of scale * cosine, is "
                    "below this")
-        ->check(CLI::Range(0.0, 1.0));
+        ->check(in_range(0, 1));
     app.add_option("--size", predictor.size, "short side of the resized picture; default: the checkpoint's image size")
         ->check(CLI::Range(1, 2048));
     app.add_option("--window", predictor.window, "side of sliding windows on the resized picture; default: none")
@@ -125,14 +126,17 @@ struct SegmentationOptions {
     app.add_option("--key-smoothing", key_smoothing,
                    "maskclip: patches whose largest probability is below this take the mean of similar patches "
                    "(official: 1; 0: off)")
-        ->check(CLI::Range(0.0, 1.0));
+        ->check(in_range(0, 1));
     app.add_option("--prompt-denoising", prompt_denoising,
                    "maskclip: classes whose largest probability on all patches is below this are left out (official: "
                    "0.5; 0: off)")
-        ->check(CLI::Range(0.0, 1.0));
-    app.add_option("--gate", gate, "pacl: factor on the compatibility of whole picture and class, added to its scores")
-        ->capture_default_str();
-    app.add_option("--patch-stride", patch_stride, "pacl: pixels from patch to patch; default: half the patch size")
+        ->check(in_range(0, 1));
+    app.add_option(
+           "--gate", gate,
+           "factor on the score of whole picture and class, added to every patch's (default: pacl 1, maskclip 0)")
+        ->check(in_range(-1000, 1000));
+    app.add_option("--patch-stride", patch_stride,
+                   "pixels from patch to patch (default: pacl half the patch size, maskclip the patch size)")
         ->check(CLI::Range(int64_t(1), int64_t(1024)));
   }
 };
@@ -154,8 +158,8 @@ struct Segmenter {
   }
 };
 
-/// With --background, label 0 is the background: the list's own background class, its first class where that is called
-/// "background", or one put before all others. No text is asked for it.
+/// With --background, the background is the list's own background class, its class of that name, or one put before all
+/// others (label 0). No text is asked for it.
 inline Segmenter make_segmenter(Context<Cpu>& ctx, const SegmentationOptions& options) {
   use_threads(options.model.threads);
   tessera::require(options.predictor.window_stride == 0 || options.predictor.window > 0, "--stride ",
@@ -173,14 +177,17 @@ inline Segmenter make_segmenter(Context<Cpu>& ctx, const SegmentationOptions& op
   if (options.numerics == "official") dense.numerics = systems::MaskclipNumerics::official;
   dense.maskclip.key_smoothing = options.key_smoothing;
   dense.maskclip.prompt_denoising = options.prompt_denoising;
-  dense.pacl = {options.patch_stride, options.gate};
+  dense.maskclip.patch_stride = options.patch_stride;
+  dense.maskclip_gate = options.gate.value_or(0);
+  dense.pacl = {options.patch_stride, options.gate.value_or(1)};
   segmenter.model = systems::load_dense_model(ctx, options.model.checkpoint, dense);
 
   auto& list = segmenter.list;
   int background = -1;
   if (options.background > 0) {
     background = list.background;
-    if (background < 0 && list.classes.front().name == "background") background = 0;
+    for (size_t c = 0; background < 0 && c < list.classes.size(); ++c)
+      if (list.classes[c].name == "background") background = int(c);
     if (background < 0) {
       segmentation::ClassEntry entry;
       entry.name = "background";

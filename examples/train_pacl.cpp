@@ -61,7 +61,9 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
     examples::save_model(folder, tokenizer, options.prompt,
                          [&](const std::filesystem::path& to) { systems::save_pacl(model, {}, to); });
   };
-  train::Trainer trainer(ctx, model, options.trainer());
+  train::TrainerOptions training = options.trainer();
+  training.recipe["attention_scale"] = attention_scale;
+  train::Trainer trainer(ctx, model, training);
   const bool finished = trainer.run(loss_of_step, [&](int64_t step, double) -> io::Json {
     if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
     return {{"logit_scale", std::exp(model.logit_scale.value().data[0])}};
@@ -90,6 +92,7 @@ int main(int argc, char** argv) {
       "  train_pacl --data shards/ --nouns nouns.txt --image-size 224 --patch-size 16 --output model\n"};
   options.add_to(app);
   app.add_option("--attention-scale", attention_scale, "on cosines in the softmax over patches (the paper: 1)")
+      ->check(examples::in_range(0, 1000))
       ->capture_default_str();
   examples::add_threads(app, options.threads);
   return examples::run_program(app, argc, argv, "train_pacl", [&] { run(options, attention_scale); });

@@ -9,6 +9,8 @@
 #include <tessera/train/caption_training.hpp>
 #include <tessera/train/trainer.hpp>
 
+#include "common.hpp"
+
 namespace examples {
 
 struct TrainingOptions {
@@ -29,28 +31,63 @@ struct TrainingOptions {
     app.add_option("--output", output, "folder for model, checkpoint and metrics")->required();
     app.add_option("--prompt", prompt, "prompt of a noun: {} is the noun, {article} is a or an")->capture_default_str();
     app.add_flag("--keep-implied", keep_implied, "count texts as negatives of images whose caption implies them");
-    app.add_option("--steps", training.steps, "training steps")->capture_default_str();
-    app.add_option("--batch", training.batch, "images a step")->capture_default_str();
-    app.add_option("--learning-rate", training.learning_rate, "after the warm-up")->capture_default_str();
-    app.add_option("--warmup", training.warmup, "share of the steps")->capture_default_str();
-    app.add_option("--weight-decay", training.weight_decay, "of weights")->capture_default_str();
-    app.add_option("--seed", training.seed, "of initial weights and of the order of pictures")->capture_default_str();
-    app.add_option("--save-every", training.save_every, "steps between checkpoints")->capture_default_str();
+    app.add_option("--steps", training.steps, "training steps")
+        ->check(CLI::Range(int64_t(1), int64_t(1000000000)))
+        ->capture_default_str();
+    app.add_option("--batch", training.batch, "images a step")
+        ->check(CLI::Range(int64_t(2), int64_t(65536)))
+        ->capture_default_str();
+    app.add_option("--learning-rate", training.learning_rate, "after the warm-up")
+        ->check(in_range(1e-9, 1))
+        ->capture_default_str();
+    app.add_option("--warmup", training.warmup, "share of the steps")->check(in_range(0, 1))->capture_default_str();
+    app.add_option("--weight-decay", training.weight_decay, "of weights")
+        ->check(in_range(0, 10))
+        ->capture_default_str();
+    app.add_option("--seed", training.seed, "of initial weights and of the order of pictures")
+        ->check(whole_number())
+        ->capture_default_str();
+    app.add_option("--save-every", training.save_every, "steps between checkpoints")
+        ->check(CLI::Range(int64_t(1), int64_t(1000000000)))
+        ->capture_default_str();
     app.add_option("--snapshots", snapshots, "copies of the model kept along the way, in OUTPUT/snapshots")
+        ->check(CLI::Range(int64_t(0), int64_t(1000000)))
         ->capture_default_str();
     app.add_flag("--fresh", fresh, "begin anew, whatever the output folder holds");
-    app.add_option("--scenes", scenes, "number of rendered scenes")->capture_default_str();
-    app.add_option("--image-size", image_size, "side of the pictures")->capture_default_str();
-    app.add_option("--patch-size", patch_size, "side of a patch")->capture_default_str();
+    app.add_option("--scenes", scenes, "number of rendered scenes")
+        ->check(CLI::Range(int64_t(1), int64_t(4294967295)))
+        ->capture_default_str();
+    app.add_option("--image-size", image_size, "side of the pictures")
+        ->check(CLI::Range(int64_t(1), int64_t(4096)))
+        ->capture_default_str();
+    app.add_option("--patch-size", patch_size, "side of a patch")
+        ->check(CLI::Range(int64_t(1), int64_t(1024)))
+        ->capture_default_str();
     app.add_flag("--random-crop", random_crop, "random crops and flips instead of the central square");
-    app.add_option("--width", width, "channels of both towers")->capture_default_str();
-    app.add_option("--layers", layers, "blocks of the image tower")->capture_default_str();
-    app.add_option("--text-layers", text_layers, "blocks of the text tower")->capture_default_str();
-    app.add_option("--heads", heads, "attention heads of both towers")->capture_default_str();
-    app.add_option("--embed-dim", embed_dim, "channels of the common space")->capture_default_str();
-    app.add_option("--vocabulary", vocabulary, "most tokens to learn from the captions")->capture_default_str();
-    app.add_option("--context-length", context_length, "most tokens of a text")->capture_default_str();
-    app.add_option("--logit-scale", logit_scale, "initial factor on similarities")->capture_default_str();
+    app.add_option("--width", width, "channels of both towers")
+        ->check(CLI::Range(int64_t(1), int64_t(65536)))
+        ->capture_default_str();
+    app.add_option("--layers", layers, "blocks of the image tower")
+        ->check(CLI::Range(int64_t(1), int64_t(1000)))
+        ->capture_default_str();
+    app.add_option("--text-layers", text_layers, "blocks of the text tower")
+        ->check(CLI::Range(int64_t(1), int64_t(1000)))
+        ->capture_default_str();
+    app.add_option("--heads", heads, "attention heads of both towers")
+        ->check(CLI::Range(int64_t(1), int64_t(4096)))
+        ->capture_default_str();
+    app.add_option("--embed-dim", embed_dim, "channels of the common space")
+        ->check(CLI::Range(int64_t(1), int64_t(65536)))
+        ->capture_default_str();
+    app.add_option("--vocabulary", vocabulary, "most tokens to learn from the captions")
+        ->check(CLI::Range(int64_t(514), int64_t(1000000)))
+        ->capture_default_str();
+    app.add_option("--context-length", context_length, "most tokens of a text")
+        ->check(CLI::Range(int64_t(3), int64_t(65536)))
+        ->capture_default_str();
+    app.add_option("--logit-scale", logit_scale, "initial factor on similarities")
+        ->check(in_range(0.01, 1000))
+        ->capture_default_str();
   }
 
   tessera::train::CaptionedData open() const {
@@ -60,6 +97,18 @@ struct TrainingOptions {
     tessera::train::TrainerOptions options = training;
     options.folder = output;
     options.resume = !fresh;
+    options.recipe = {{"data", data},
+                      {"nouns", nouns},
+                      {"prompt", prompt},
+                      {"image_size", image_size},
+                      {"patch_size", patch_size},
+                      {"heads", heads},
+                      {"vocabulary", vocabulary},
+                      {"context_length", context_length},
+                      {"scenes", scenes},
+                      {"logit_scale", logit_scale},
+                      {"keep_implied", keep_implied},
+                      {"random_crop", random_crop}};
     return options;
   }
   tessera::train::BatchOptions batches() const {

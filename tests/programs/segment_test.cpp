@@ -1,15 +1,12 @@
 // The programs that segment, classify and evaluate, run as a user runs them, on tiny models made here.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include <support/catch.hpp>
+#include <support/programs.hpp>
 #include <support/skip.hpp>
 #include <tessera/data/image.hpp>
 #include <tessera/data/tokenizer.hpp>
@@ -17,53 +14,17 @@
 #include <tessera/systems/pacl.hpp>
 
 using namespace tessera;
+using namespace tessera_test;
 namespace fs = std::filesystem;
 
 namespace {
 
-struct Outcome {
-  int status = -1;
-  std::string out, error;
-};
-
 /// A folder with models, pictures and what the programs write; the programs run inside it.
-struct Workshop {
-  fs::path root;
-
-  Workshop() : root(fs::temp_directory_path() / sentence("tessera-programs-", int64_t(::getpid()))) {
-    fs::remove_all(root);
+struct Workshop : ProgramFolder {
+  Workshop() {
     fs::create_directories(root / "pictures");
     make_models();
     make_pictures();
-  }
-  ~Workshop() { fs::remove_all(root); }
-
-  Outcome run(const std::string& arguments) const {
-    const std::string command = "cd '" + root.string() + "' && '" + TESSERA_PROGRAM_DIR + "/'" + arguments +
-                                (arguments.find("--threads") == std::string::npos ? " --threads 2" : "") +
-                                " >out.txt 2>error.txt </dev/null";
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, io::read_text(root / "out.txt"),
-            io::read_text(root / "error.txt")};
-  }
-  Outcome succeed(const std::string& arguments) const {
-    Outcome outcome = run(arguments);
-    INFO(arguments << "\n" << outcome.error);
-    REQUIRE(outcome.status == 0);
-    return outcome;
-  }
-  /// Exit status 1 and one sentence with `words`; nothing is written.
-  void refuse(const std::string& arguments, const std::string& words) const {
-    const size_t before = files();
-    const Outcome outcome = run(arguments);
-    INFO(arguments << "\n" << outcome.error);
-    CHECK(outcome.status == 1);
-    CHECK(outcome.error.find(words) != std::string::npos);
-    CHECK(std::count(outcome.error.begin(), outcome.error.end(), '\n') == 1);
-    CHECK(files() == before);
-  }
-  size_t files() const {
-    return size_t(std::distance(fs::recursive_directory_iterator(root), fs::recursive_directory_iterator()));
   }
   io::TensorSource tensors(const std::string& file) const { return io::TensorSource::open(root / file); }
 
@@ -113,15 +74,7 @@ struct Workshop {
   }
 };
 
-bool programs_are_there() {
-  for (const char* name : {"segment", "classify", "evaluate"})
-    if (!fs::exists(fs::path(TESSERA_PROGRAM_DIR) / name)) {
-      tessera_test::skip(sentence("the example program ", name, " is not built"));
-      return false;
-    }
-  tessera_test::ran();
-  return true;
-}
+bool programs_are_there() { return tessera_test::programs_are_there({"segment", "classify", "evaluate"}); }
 
 Workshop& workshop() {
   static Workshop one;
@@ -258,7 +211,70 @@ TEST_CASE("segment: wrong input is one sentence and exit status 1", "[programs]"
   w.refuse(good + "--output no/such/folder/o.png", "no/such/folder/o.png");
   w.refuse(good + "--tokenizer pictures", "pictures");
   w.refuse(good + "--frobnicate", "--frobnicate");
-  w.refuse("segment --checkpoint pacl --image pictures/a.png --classes cat --key-smoothing 1", "belong to maskclip");
+  w.refuse("segment --checkpoint pacl --image pictures/a.png --classes cat --key-smoothing 1", "belong to CLIPs");
+  w.refuse("segment --checkpoint pacl --image pictures/a.png --classes cat --activation gelu", "belong to CLIPs");
+  w.refuse("segment --checkpoint pacl/config.json --image pictures/a.png --classes cat", "weight_map");
+  for (const std::string option : {"gate", "background", "key-smoothing", "prompt-denoising"})
+    w.refuse(good + "--" + option + " nan", "nan not in range");
+  w.refuse(good + "--output pictures/a.png", "would replace a picture that is read");
+  w.refuse(good + "--output x.png --labels x.png", "two results would be written to x.png");
+  w.refuse("segment --checkpoint clip --image pictures --classes cat --output pictures", "would replace a picture");
+}
+
+TEST_CASE("segment: a configuration that is far larger than the weights is refused at once", "[programs]") {
+  if (!programs_are_there()) return;
+  const Workshop& w = workshop();
+  for (const std::string model : {"clip", "pacl"}) {
+    fs::remove_all(w.root / "wrong");
+    fs::copy(w.root / model, w.root / "wrong");
+    const io::Json right = io::read_json(w.root / model / "config.json");
+    const auto refuse = [&](const char* tower, const char* name, const io::Json& value, const std::string& words) {
+      io::Json config = right;
+      config[tower][name] = value;
+      io::write_json(w.root / "wrong" / "config.json", config);
+      w.refuse("segment --checkpoint wrong --image pictures/a.png --classes cat,dog", words);
+    };
+    refuse("vision_config", "hidden_size", 1048576, "parameters; wrong");
+    refuse("vision_config", "image_size", 16384, "parameters; wrong");
+    refuse("text_config", "num_hidden_layers", 1000, "parameters; wrong");
+    refuse("text_config", "vocab_size", 16777216, "parameters; wrong");
+    refuse("text_config", "eos_token_id", -5, "eos_token_id is -5");
+    refuse("text_config", "layer_norm_eps", -1, "layer_norm_eps is -1");
+  }
+}
+
+TEST_CASE("segment: weights that are not numbers, damaged pictures in a folder", "[programs]") {
+  if (!programs_are_there()) return;
+  const Workshop& w = workshop();
+  fs::remove_all(w.root / "nan");
+  fs::copy(w.root / "clip", w.root / "nan");
+  Context<Cpu> ctx;
+  auto loaded = systems::load_clip<float>(ctx, w.root / "clip");
+  loaded.model.visual.proj.state().value.data[0] = std::nanf("");
+  systems::save_clip(loaded.model, loaded.statistics, w.root / "nan");
+  w.refuse("segment --checkpoint nan --image pictures/a.png --classes cat,dog", "not a number");
+
+  fs::create_directories(w.root / "some");
+  fs::copy_file(w.root / "damaged.png", w.root / "some" / "a.png");
+  fs::copy_file(w.root / "pictures" / "a.png", w.root / "some" / "b.png");
+  const auto outcome = w.run("segment --checkpoint clip --image some --classes cat,dog --output seen");
+  CHECK(outcome.status == 1);
+  CHECK(outcome.error.find("1 of 2 pictures could not be read") != std::string::npos);
+  CHECK(fs::exists(w.root / "seen" / "b.png"));
+}
+
+TEST_CASE("segment: more classes than a byte counts, a background among the classes", "[programs]") {
+  if (!programs_are_there()) return;
+  const Workshop& w = workshop();
+  std::string many = "c0";
+  for (int i = 1; i < 300; ++i) many += sentence(",c", i);
+  w.succeed("segment --checkpoint clip --image pictures/one.png --output o.png --labels l.png --classes " + many);
+  CHECK(data::read_label_map(w.root / "l.png").width == 1);
+  w.succeed(
+      "segment --checkpoint clip --image pictures/a.png --classes cat,background,dog --background 1 --output o.png "
+      "--labels l.png");
+  const auto labels = data::read_label_map(w.root / "l.png");
+  CHECK(std::count(labels.labels.begin(), labels.labels.end(), 1) == 90 * 61);
 }
 
 TEST_CASE("evaluate: a model agrees with its own label maps, however they are numbered", "[programs]") {

@@ -54,7 +54,7 @@ inline std::vector<int64_t> epoch_order(int64_t size, uint64_t seed, uint32_t ep
 class TableSource : public CaptionSource {
  public:
   /// Reads the table, not the pictures. Throws IoError naming the line that has no tab, path or caption.
-  explicit TableSource(const std::filesystem::path& table) : folder_(table.parent_path()) {
+  explicit TableSource(const std::filesystem::path& table) : table_(table) {
     const std::string text = io::read_text(table, size_t(4) << 30);
     std::string_view rest = text;
     for (int64_t number = 1; !rest.empty(); ++number) {
@@ -68,7 +68,7 @@ class TableSource : public CaptionSource {
                        number, " should read path, tab, caption");
       require<IoError>(line.find('\t', tab + 1) == std::string_view::npos && line.find('\0') == std::string_view::npos,
                        table.string(), ": line ", number, " has more than one tab or a zero byte");
-      rows_.push_back({std::string(line.substr(0, tab)), std::string(line.substr(tab + 1))});
+      rows_.push_back({std::string(line.substr(0, tab)), std::string(line.substr(tab + 1)), number});
     }
     require<IoError>(!rows_.empty(), table.string(), ": lists no pictures; lines of path, tab, caption are expected");
   }
@@ -77,7 +77,11 @@ class TableSource : public CaptionSource {
   Sample get(int64_t index) const override {
     check_index("TableSource", index);
     const Row& row = rows_[size_t(index)];
-    return {row.path, read_image(folder_ / row.path), row.caption};
+    try {
+      return {row.path, read_image(table_.parent_path() / row.path), row.caption};
+    } catch (const Error& error) {
+      fail<IoError>(table_.string(), ": line ", row.line, ": ", error.what());
+    }
   }
   std::string caption(int64_t index) const override {
     check_index("TableSource", index);
@@ -87,8 +91,9 @@ class TableSource : public CaptionSource {
  private:
   struct Row {
     std::string path, caption;
+    int64_t line;
   };
-  std::filesystem::path folder_;
+  std::filesystem::path table_;
   std::vector<Row> rows_;
 };
 

@@ -2,6 +2,7 @@
 // either the old file or the new one, never half of one. POSIX.
 #pragma once
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -60,6 +61,22 @@ inline int open_regular(const std::filesystem::path& path, size_t& size) {
 }
 
 }  // namespace detail
+
+/// Holds a folder for one writer as long as it lives; the system lets go of it however the process ends. Throws IoError
+/// where another process holds it.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::filesystem::path& folder)
+      : descriptor_(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY)) {
+    require<IoError>(descriptor_.number() >= 0, "cannot open the folder ", folder.string(), ": ",
+                     detail::errno_text(errno));
+    const bool held = ::flock(descriptor_.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    require<IoError>(!held, "another process is writing to ", folder.string(), "; wait for it, or name another folder");
+  }
+
+ private:
+  detail::FileDescriptor descriptor_;
+};
 
 /// A file mapped read-only; unmapped when the last owner goes. Replacing the file by `write_atomically` leaves the
 /// mapping valid; truncating it in place while it is mapped does not (the system then stops the program on access).

@@ -208,6 +208,7 @@ inline ClassList class_list_from_text(std::string_view text) {
     list.use_synonyms = list.use_synonyms || !entry.synonyms.empty();
     list.classes.push_back(std::move(entry));
   }
+  if (list.size() > list.ignore_label) list.ignore_label = -1;  // 255 is then a class
   detail::check_class_list<ValueError>(list, sentence("class list '", text.substr(0, 120), "'"));
   return list;
 }

@@ -137,7 +137,11 @@ inline ScoreMap score_picture(Context<Cpu>& ctx, const DenseModel& model,
       data::resize(data::to_rgb(picture), map.resized.width, map.resized.height, data::Filter::bicubic);
   const auto score = [&](const Image& image) {
     const auto input = padded_tensor(ctx, image, model.statistics(), model.patch_size(), model.stride());
-    return model.score(ctx, input, class_embeddings);
+    DenseScores dense = model.score(ctx, input, class_embeddings);
+    for (int64_t i = 0; i < dense.scores.size(); ++i)
+      require(std::isfinite(dense.scores.data[i]), "score_picture: the ", model.system(),
+              " model gave a score that is not a number; its weights hold NaN or infinite values, or overflow");
+    return dense;
   };
   const double first = 0.5 * double(model.patch_size()), spacing = double(model.stride());
   if (options.window == 0) {

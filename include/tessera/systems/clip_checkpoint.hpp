@@ -60,6 +60,8 @@ inline nn::TransformerConfig huggingface_tower(const io::JsonView& c, int64_t wi
   t.heads = c.has("num_attention_heads") ? c.get<int64_t>("num_attention_heads", 1, 4096) : heads;
   t.activation = activation_from_name(c, "quick_gelu");
   t.epsilon = c.get_or<double>("layer_norm_eps", 1e-5);
+  require<IoError>(t.epsilon > 0 && t.epsilon < 1, c.name(), ".layer_norm_eps is ", t.epsilon,
+                   "; it must lie between 0 and 1");
   require<IoError>(t.width % t.heads == 0, c.name(), ": hidden_size ", t.width, " is not a multiple of ", t.heads,
                    " attention heads");
   return t;
@@ -183,11 +185,9 @@ inline ClipConfig clip_config_from_huggingface(const io::JsonView& json) {
       text.has("max_position_embeddings") ? text.get<int64_t>("max_position_embeddings", 1, 65536) : 77;
   // 2 is what the first conversions wrote by mistake; with it transformers pools at the largest id, as OpenAI does.
   const int64_t end = text.get_or<int64_t>("eos_token_id", 49407);
+  require<IoError>(end >= 0 && end < (1 << 24), text.name(), ".eos_token_id is ", end,
+                   "; it must be the number of a token");
   config.text.end_of_text = end == 2 ? -1 : end;
-  config.initial_logit_scale = json.get_or<double>("logit_scale_init_value", config.initial_logit_scale);
-  return config;
-}
-
   const auto token = [&](const char* name, int64_t usual) {
     const bool stated_unknown = text.json().contains(name) && text.json()[name].is_null();
     const int64_t id = stated_unknown ? -1 : text.get_or<int64_t>(name, usual);
@@ -195,6 +195,10 @@ inline ClipConfig clip_config_from_huggingface(const io::JsonView& json) {
   };
   config.text.start_of_text = token("bos_token_id", 49406);
   config.text.padding = token("pad_token_id", 1);
+  config.initial_logit_scale = json.get_or<double>("logit_scale_init_value", config.initial_logit_scale);
+  return config;
+}
+
 /// The configuration that OpenAI's parameter names and shapes imply; `activation` they do not tell. Heads are taken to
 /// be 64 channels wide, as CLIP's are; 0 heads where that cannot be.
 inline ClipConfig clip_config_from_shapes(const io::TensorSource& source, Activation activation) {
@@ -301,6 +305,21 @@ inline ImageStatistics read_statistics(const io::JsonView& json, const char* mea
   return statistics;
 }
 
+/// Refuses a configuration of a model much larger than the file, before memory is asked for. (Smaller differences are
+/// left to load_module, which names each parameter that does not fit.)
+inline void check_parameter_count(const ClipConfig& config, const std::string& what, const io::TensorSource& source) {
+  int64_t stored = 0;
+  for (const auto& name : source.names()) {
+    int64_t elements = 1;
+    for (int64_t extent : source.shape(name)) elements *= extent;
+    stored += elements;
+  }
+  const int64_t described = config.vision.parameter_count() + config.text.parameter_count();
+  require<IoError>(described / 2 <= stored + (1 << 20), what, " describes a model of ", described, " parameters; ",
+                   source.description(), " holds ", stored,
+                   ": sizes in vision_config or text_config do not belong to these weights");
+}
+
 /// Buffers and dropped entries that published files carry beside the parameters.
 inline std::vector<std::string> clip_ignored_names() {
   return {"*position_ids", "input_resolution", "context_length", "vocab_size", "*attn_mask"};
@@ -360,6 +379,7 @@ LoadedClip<T, Device> load_clip(Context<Device>& ctx, const std::filesystem::pat
                        "tells the heads, beside the file");
   }
   if (activation) config.vision.transformer.activation = config.text.transformer.activation = *activation;
+  detail::check_parameter_count(config, huggingface ? config_path.string() : source.description(), source);
   loaded.model = make_clip<T>(ctx, config, nn::Initialisation::none);
   load_module(loaded.model, source, huggingface ? ParameterNaming(huggingface_names) : ParameterNaming(own_names),
               {.ignore = detail::clip_ignored_names()});
@@ -392,6 +412,8 @@ inline io::Json clip_config_to_json(const ClipConfig& config, const std::string&
   text["vocab_size"] = config.text.vocabulary_size;
   text["max_position_embeddings"] = config.text.context_length;
   text["projection_dim"] = config.text.embed_dim;
+  text["bos_token_id"] = token_to_json(config.text.start_of_text);
+  text["pad_token_id"] = token_to_json(config.text.padding);
   text["eos_token_id"] = config.text.end_of_text < 0 ? 2 : config.text.end_of_text;
   text["model_type"] = model_type + "_text_model";
   return {{"model_type", model_type},
@@ -412,8 +434,6 @@ inline io::Json preprocessor_to_json(const ImageStatistics& statistics, int64_t 
           {"image_mean", statistics.mean},
           {"image_std", statistics.deviation}};
 }
-  text["bos_token_id"] = token_to_json(config.text.start_of_text);
-  text["pad_token_id"] = token_to_json(config.text.padding);
 
 }  // namespace detail
 

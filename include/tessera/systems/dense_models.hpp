@@ -176,10 +176,9 @@ namespace detail {
 
 template <class T>
 std::unique_ptr<segmentation::DenseModel> load_dense(Context<Cpu>& ctx, const std::filesystem::path& checkpoint,
-                                                     const CheckpointDescription& description,
                                                      const std::string& system, const DenseModelOptions& options) {
   if (system == "pacl") {
-    auto loaded = load_pacl<T>(ctx, description.folder);
+    auto loaded = load_pacl<T>(ctx, checkpoint);
     return std::make_unique<DensePacl<T>>(std::move(loaded.model), loaded.statistics, options.pacl);
   }
   auto loaded = load_clip<T>(ctx, checkpoint, options.activation);
@@ -215,13 +214,13 @@ inline std::unique_ptr<segmentation::DenseModel> load_dense_model(Context<Cpu>& 
           " does not read; leave --system at auto");
   const bool pacl = system == "pacl";
   require(!pacl || (options.maskclip.key_smoothing == 0 && options.maskclip.prompt_denoising == 0 &&
-                    options.numerics == MaskclipNumerics::clip),
-          "key smoothing, prompt denoising and --numerics belong to maskclip; the checkpoint ", checkpoint.string(),
-          " is a \"pacl\"");
+                    options.numerics == MaskclipNumerics::clip && !options.activation),
+          "key smoothing, prompt denoising, --numerics and --activation belong to CLIPs; the checkpoint ",
+          checkpoint.string(), " is a \"pacl\"");
   require(options.dtype == Dtype::f32 || options.dtype == Dtype::bf16, "models run in f32 or bf16, not ",
           dtype_name(options.dtype));
-  return options.dtype == Dtype::bf16 ? detail::load_dense<bfloat16>(ctx, checkpoint, description, system, options)
-                                      : detail::load_dense<float>(ctx, checkpoint, description, system, options);
+  return options.dtype == Dtype::bf16 ? detail::load_dense<bfloat16>(ctx, checkpoint, system, options)
+                                      : detail::load_dense<float>(ctx, checkpoint, system, options);
 }
 
 }  // namespace tessera::systems

@@ -36,6 +36,7 @@ struct Pacl {
     visit("visual", visual);
     visit("logit_scale", logit_scale);
   }
+  /// For pair_compatibility on this model's patches.
   PairCompatibilityOptions pair_options() const { return {.attention_scale = attention_scale}; }
 
   /// V [B, P, E], not normalised, from normalised images [B, 3, H, W]; a stride below the patch size gives a denser
@@ -96,9 +97,12 @@ struct LoadedPacl {
   ImageStatistics statistics;
 };
 
-/// Loads what save_pacl wrote. Throws IoError with a sentence.
+/// Loads what save_pacl wrote: the folder, or a .safetensors file with config.json beside it. Throws IoError with a
+/// sentence.
 template <class T, class Device>
-LoadedPacl<T, Device> load_pacl(Context<Device>& ctx, const std::filesystem::path& folder) {
+LoadedPacl<T, Device> load_pacl(Context<Device>& ctx, const std::filesystem::path& path) {
+  std::error_code missing;
+  const std::filesystem::path folder = std::filesystem::is_directory(path, missing) ? path : path.parent_path();
   const io::Json document = io::read_json(folder / "config.json");
   const io::JsonView json(document, (folder / "config.json").string());
   const std::string type = json.get<std::string>("model_type");
@@ -107,9 +111,11 @@ LoadedPacl<T, Device> load_pacl(Context<Device>& ctx, const std::filesystem::pat
   PaclConfig config{towers.vision, towers.text, json.get_or<double>("attention_scale", 1.0)};
   config.vision.class_token = json["vision_config"].get_or<bool>("class_token", false);
   config.vision.pre_norm = json["vision_config"].get_or<bool>("pre_norm", false);
+  const io::TensorSource source = io::TensorSource::open(path);
+  detail::check_parameter_count({config.vision, config.text}, json.name(), source);
   LoadedPacl<T, Device> loaded;
   loaded.model = make_pacl<T>(ctx, config);
-  load_module(loaded.model, io::TensorSource::open(folder), own_names);
+  load_module(loaded.model, source, own_names);
   const std::filesystem::path preprocessor_path = folder / "preprocessor_config.json";
   std::error_code ignored;
   if (std::filesystem::exists(preprocessor_path, ignored)) {

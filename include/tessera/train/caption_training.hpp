@@ -27,11 +27,9 @@ inline CaptionedData open_captioned_data(const std::string& name, const std::str
   CaptionedData found;
   if (name.starts_with("scenes:")) {
     const std::string set = name.substr(7);
-    require(set == "classic" || set == "rich", "data: \"", name,
-            "\" is unknown; scenes:classic and scenes:rich are known");
-    const auto renderer = std::make_shared<data::SceneRenderer>(
-        set == "classic" ? data::classic_set() : data::rich_set(), data::Split::train,
-        data::SceneOptions{.size = scene_size, .seed = scene_seed, .font = {}});
+    const auto renderer =
+        std::make_shared<data::SceneRenderer>(data::scene_set(set), data::Split::train,
+                                              data::SceneOptions{.size = scene_size, .seed = scene_seed, .font = {}});
     found.source = std::make_shared<data::SceneSource>(renderer, scene_count);
     found.nouns = renderer->set().names();
   } else {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include <tessera/autograd/tape.hpp>
@@ -32,6 +33,8 @@ struct TrainerOptions {
   int64_t save_every = 500;           ///< steps between checkpoints; the last step and Ctrl-C save too
   bool resume = true;                 ///< go on from the folder's checkpoint where there is one
   bool quiet = false;                 ///< no progress bar
+  /// What else makes the run what it is (data, sizes, losses): a run resumes only where this is equal too.
+  io::Json recipe = io::Json::object();
 };
 
 /// Set by Ctrl-C while an Interruption is alive; the loop ends after the step in hand.
@@ -91,6 +94,7 @@ class Trainer {
     std::error_code failed;
     std::filesystem::create_directories(options_.folder, failed);
     require<IoError>(!failed, options_.folder.string(), ": cannot make the folder: ", failed.message());
+    lock_.emplace(options_.folder);
     if (options_.resume && std::filesystem::exists(checkpoint_path())) load();
     trim_metrics();
   }
@@ -138,6 +142,7 @@ class Trainer {
     }
     progress.finish();
     if (!options_.folder.empty() && step_ != saved_step_) save();  // Ctrl-C, whenever in the loop it came
+    if (finished()) lock_.reset();                                 // nothing more will be written
     return finished();
   }
 
@@ -159,7 +164,8 @@ class Trainer {
             {"epsilon", options_.epsilon},
             {"weight_decay", options_.weight_decay},
             {"largest_gradient_norm", options_.largest_gradient_norm},
-            {"seed", options_.seed}};
+            {"seed", options_.seed},
+            {"recipe", options_.recipe}};
   }
 
   void save() {
@@ -224,6 +230,7 @@ class Trainer {
   TrainerOptions options_;
   optim::ParameterList parameters_;
   optim::AdamW optimizer_;
+  std::optional<io::FolderLock> lock_;  // one run at a time writes to a folder
   int64_t step_ = 0, saved_step_ = 0;
   double seconds_ = 0;
 };

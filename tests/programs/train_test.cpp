@@ -1,0 +1,122 @@
+// The trainers, run as a user runs them: to the end, interrupted, killed at any moment, resumed, and with bad input.
+#include <string>
+#include <vector>
+
+#include <support/catch.hpp>
+#include <support/programs.hpp>
+#include <tessera/data/image.hpp>
+#include <tessera/io/json.hpp>
+
+using namespace tessera;
+using namespace tessera_test;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Twelve small pictures in a table of captions, and a list of nouns.
+struct Captions : ProgramFolder {
+  Captions() {
+    std::string table;
+    const std::vector<std::string> colours = {"red", "green", "blue"};
+    for (int i = 0; i < 12; ++i) {
+      data::Image image(16, 16, 3, 30);
+      for (int y = 0; y < 16; ++y)
+        for (int x = i; x < 16; ++x) image.at(x, y)[i % 3] = uint8_t(200 + i);
+      const std::string name = sentence("p", i, ".png");
+      data::write_image(root / name, image);
+      table += name + "\ta photo of a " + colours[size_t(i % 3)] + " wall\n";
+    }
+    io::write_text(root / "captions.tsv", table);
+    io::write_text(root / "nouns.txt", "red wall\ngreen wall\nblue wall\n");
+  }
+  static std::string command(const std::string& program, const std::string& output, int steps = 60) {
+    return sentence(program, " --data captions.tsv --nouns nouns.txt --output ", output, " --steps ", steps,
+                    " --batch 4 --save-every 7 --image-size 16 --patch-size 8 --width 16 --layers 1 --text-layers 1 "
+                    "--heads 2 --embed-dim 8 --vocabulary 600 --context-length 12 --threads 1");
+  }
+  std::string weights(const std::string& folder) const { return io::read_text(root / folder / "model.safetensors"); }
+};
+
+const std::vector<std::string> programs = {"train_clip", "train_pacl"};
+
+}  // namespace
+
+TEST_CASE("train: killed at any moment and started again, a training ends with the same bits", "[programs]") {
+  if (!programs_are_there(programs)) return;
+  const Captions folder;
+  for (const auto& program : programs) {
+    INFO(program);
+    folder.succeed(Captions::command(program, "whole", 200));
+    int kills = 0, interruptions = 0;
+    double patience = 0.02;
+    for (;; patience *= 1.3) {
+      // by turns without warning, and with Ctrl-C's signal, after which the program says how far it came
+      const bool kill = (kills + interruptions) % 2 == 0;
+      const auto outcome =
+          folder.run(Captions::command(program, "parts", 200),
+                     sentence("timeout --preserve-status -s ", kill ? "KILL " : "INT ", patience, " "));
+      if (fs::exists(folder.root / "parts" / "tokenizer_config.json")) break;
+      if (outcome.status == 1) FAIL(outcome.error);
+      if (outcome.status == 0) CHECK(outcome.out.find("the same command goes on from there") != std::string::npos);
+      ++(kill ? kills : interruptions);
+      REQUIRE(patience < 60);
+    }
+    CHECK(kills > 0);
+    CHECK(interruptions > 0);
+    CHECK(folder.weights("parts") == folder.weights("whole"));
+    // one line a step, none lost, none twice
+    int64_t step = 0;
+    const std::string text = io::read_text(folder.root / "parts" / "metrics.jsonl");
+    for (size_t begin = 0; begin < text.size(); begin = text.find('\n', begin) + 1)
+      CHECK(io::parse_json(text.substr(begin, text.find('\n', begin) - begin), "metrics")["step"] == ++step);
+    CHECK(step == 200);
+    fs::remove_all(folder.root / "parts");
+    fs::remove_all(folder.root / "whole");
+  }
+}
+
+TEST_CASE("train: a finished model segments and says how its nouns were prompted", "[programs]") {
+  if (!programs_are_there(programs) || !programs_are_there({"segment"})) return;
+  const Captions folder;
+  folder.succeed(Captions::command("train_pacl", "model", 4) + " --snapshots 2");
+  CHECK(io::read_json(folder.root / "model" / "config.json")["prompts"] == "a photo of {article} {}");
+  CHECK(fs::exists(folder.root / "model" / "snapshots" / "step-000004" / "model.safetensors"));
+  folder.succeed("segment --checkpoint model --image p0.png --classes 'red wall,blue wall' --output o.png");
+}
+
+TEST_CASE("train: a run goes on with its own options only, and one run writes to a folder at a time", "[programs]") {
+  if (!programs_are_there(programs)) return;
+  const Captions folder;
+  const std::string command = Captions::command("train_pacl", "model", 100000);
+  CHECK(folder.run(command, "timeout --preserve-status -s INT 0.5 ").status == 0);
+  for (const std::string option : {"--logit-scale 3", "--attention-scale 1", "--prompt 'the {}'", "--seed 1"})
+    folder.refuse(command + " " + option, "with other options");
+
+  const io::FolderLock running(folder.root / "model");
+  folder.refuse(command, "another process is writing to model");
+}
+
+TEST_CASE("train: wrong input is one sentence and exit status 1", "[programs]") {
+  if (!programs_are_there(programs)) return;
+  const Captions folder;
+  for (const auto& program : programs) {
+    const std::string good = Captions::command(program, "model", 4);
+    for (const auto& [option, words] :
+         std::vector<std::pair<std::string, std::string>>{{"--seed -1", "whole number"},
+                                                          {"--learning-rate nan", "--learning-rate"},
+                                                          {"--logit-scale 0", "--logit-scale"},
+                                                          {"--snapshots -1", "--snapshots"},
+                                                          {"--warmup 2", "--warmup"},
+                                                          {"--prompt nothing", "{}"},
+                                                          {"--frobnicate", "--frobnicate"}})
+      folder.refuse(good + " " + option, words);
+    folder.refuse(program + " --data nowhere --output model", "nowhere");
+    folder.refuse(program + " --data scenes:none --output model", "none");
+    folder.refuse(program + " --data captions.tsv --nouns none.txt --output model", "none.txt");
+  }
+  folder.refuse("train_pacl --data captions.tsv --output model", "--nouns");
+  fs::remove(folder.root / "p7.png");
+  const auto outcome = folder.run(Captions::command("train_pacl", "other", 4));
+  CHECK(outcome.status == 1);
+  CHECK(outcome.error.find("captions.tsv: line 8: ") != std::string::npos);
+}
