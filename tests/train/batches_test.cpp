@@ -158,7 +158,7 @@ TEST_CASE("batches: a data set smaller than a batch is refused", "[train]") {
 
 TEST_CASE("caption training: data sets by name, nouns from a file or beside the shards", "[train]") {
   const tessera_test::Folder folder;
-  REQUIRE_ERROR(open_captioned_data("scenes:modern", "", 32, 10, 0), ValueError, "scenes:classic and scenes:rich");
+  REQUIRE_ERROR(open_captioned_data("scenes:modern", "", 32, 10, 0), ValueError, "there are classic and rich");
   data::write_image(folder / "a.png", data::Image(4, 4));
   io::write_text(folder / "table.tsv", "a.png\ta dog\na.png\tan old dog and a cat\n");
   io::write_text(folder / "nouns.txt", "dog\ncat\n");
