@@ -192,9 +192,9 @@ TEST_CASE("dense models: wrong checkpoints are refused with a sentence", "[syste
   io::write_json(folder.path / "config.json", {{"model_type", "resnet"}, {"prompts", "a {}"}});
   REQUIRE_ERROR(load_dense_model(ctx, folder.path), IoError, "model_type is \"resnet\"");
   CHECK(describe_checkpoint(folder.path).prompts == "a {}");
+  io::write_json(folder.path / "config.json", {{"model_type", "resnet"}, {"prompt_template", "the {}"}});
+  CHECK(describe_checkpoint(folder.path).prompts == "the {}");  // its name in models of the first versions
   CHECK(describe_checkpoint(folder.path / "config.json").folder == folder.path);
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.system = "pacl"}), ValueError, "is a \"resnet\"");
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.system = "unknown"}), ValueError, "no system 'unknown'");
 }
-  io::write_json(folder.path / "config.json", {{"model_type", "resnet"}, {"prompt_template", "the {}"}});
-  CHECK(describe_checkpoint(folder.path).prompts == "the {}");  // its name in models of the first versions
