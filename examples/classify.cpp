@@ -38,7 +38,10 @@ std::vector<Guess> classify(Context<Cpu>& ctx, const segmentation::DenseModel& m
   for (const auto& name : names) guesses.push_back({name, 0, -2});
   for (size_t row = 0; row < classes.class_of_row.size(); ++row) {
     double& best = guesses[size_t(classes.class_of_row[row])].cosine;
-    best = std::max(best, double(cosines(int64_t(row))));
+    const double cosine = double(cosines(int64_t(row)));
+    tessera::require(std::isfinite(cosine), "the ", model.system(),
+                     " model gave a score that is not a number; its weights hold NaN or infinite values");
+    best = std::max(best, cosine);
   }
   double sum = 0;
   const double highest =
@@ -53,6 +56,8 @@ std::vector<Guess> classify(Context<Cpu>& ctx, const segmentation::DenseModel& m
 void run(const Options& options) {
   use_threads(options.model.threads);
   const auto pictures = pictures_of(options.image);
+  if (!options.json.empty()) require_distinct({options.json}, pictures);
+  require_writable(options.json);
   const auto list = segmentation::load_class_list(options.classes);
   const auto prompts = options.model.prompt_set("imagenet80");
   Context<Cpu> ctx;

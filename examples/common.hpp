@@ -1,6 +1,7 @@
 // What the example programs share: errors as one sentence and exit status 1, --version, --threads, lists of pictures.
 #pragma once
 #include <omp.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 
@@ -74,6 +75,16 @@ inline CLI::Validator whole_number() {
         return fits ? std::string() : tessera::sentence(text, " is not a whole number from 0 to 2^64 - 1");
       },
       "WHOLE NUMBER");
+}
+
+/// Looks, before long work, whether a result can be written to `path` ("" is none).
+inline void require_writable(const fs::path& path) {
+  if (path.empty()) return;
+  std::error_code error;
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  tessera::require<tessera::IoError>(!fs::is_directory(path, error), "--output ", path.string(), " is a folder");
+  tessera::require<tessera::IoError>(::access(folder.c_str(), W_OK) == 0, "--output ", path.string(),
+                                     " cannot be written: the folder ", folder.string(), " is missing or read-only");
 }
 
 /// Refuses two results in one file, and a result in the place of what was read.

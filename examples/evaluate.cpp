@@ -127,7 +127,11 @@ tessera::io::Json report(const Options& options, const Segmenter& segmenter,
           {"frequency_weighted_iou", scores.frequency_weighted_iou},
           {"size", given.predictor.size > 0 ? int64_t(given.predictor.size) : segmenter.model->image_size()},
           {"window", given.predictor.window},
-          {"stride", given.predictor.window_stride},
+          {"stride", given.predictor.window_stride > 0 ? given.predictor.window_stride : given.predictor.window / 2},
+          {"patch_stride", segmenter.model->stride()},
+          {"gate", given.gate ? tessera::io::Json(*given.gate) : tessera::io::Json()},
+          {"synonyms", given.model.synonyms},
+          {"class_names", given.model.names},
           {"background", given.background},
           {"numerics", given.numerics},
           {"key_smoothing", given.key_smoothing},
@@ -159,6 +163,7 @@ void print_scores(const Segmenter& segmenter, const segmentation::SegmentationSc
 
 void run(const Options& options) {
   const auto samples = find_samples(options);
+  require_writable(options.output);
   Context<Cpu> ctx;
   const Segmenter segmenter = make_segmenter(ctx, options.segmentation);
   const auto given = segmentation::load_class_list(options.segmentation.classes);
@@ -178,6 +183,11 @@ void run(const Options& options) {
     progress.advance(1);
   }
   progress.finish();
+  int64_t counted = 0;
+  for (int c = 0; c < int(segmenter.list.size()); ++c) counted += counts.labelled(c);
+  tessera::require(counted > 0, "no pixel of the ", samples.size(), " label maps in ", options.labels,
+                   " belongs to a class of ", options.segmentation.classes,
+                   "; are these label maps and this list of one data set (--raw-labels, reduce_zero_label)?");
   const auto rule =
       options.rule == "detectron2" ? segmentation::MeanRule::detectron2 : segmentation::MeanRule::mmsegmentation;
   const auto scores = segmentation::score(counts, rule);

@@ -97,6 +97,13 @@ struct TrainingOptions {
     tessera::train::TrainerOptions options = training;
     options.folder = output;
     options.resume = !fresh;
+    std::error_code ignored;
+    if (fresh && std::filesystem::is_directory(options.folder, ignored)) {
+      // The model of an earlier run must not stand beside the checkpoint of this one.
+      const tessera::io::FolderLock lock(options.folder);
+      for (const char* old : {"tokenizer_config.json", "config.json", "model.safetensors", "snapshots"})
+        std::filesystem::remove_all(options.folder / old, ignored);
+    }
     options.recipe = {{"data", data},
                       {"nouns", nouns},
                       {"prompt", prompt},

@@ -320,6 +320,14 @@ TEST_CASE("evaluate: a model agrees with its own label maps, however they are nu
   w.refuse(common + "--labels nowhere --classes cat,dog", "nowhere is not a folder");
   w.refuse(common + "--labels pictures --classes cat,dog", "there is no pictures/b.png for 'b'");
   w.refuse(common + "--labels truth --classes cat,dog,grass --background 0.5", "background_id");
+  w.refuse(common + "--labels truth --classes cat,dog,grass --output no/such/m.json", "missing or read-only");
+  for (const char* name : {"a.png", "b.png"}) {
+    auto labels = data::read_label_map(w.root / "truth" / name);
+    std::fill(labels.labels.begin(), labels.labels.end(), uint16_t(77));
+    data::write_label_map(w.root / "shifted" / name, labels);
+  }
+  CHECK(w.run(common + "--labels shifted --classes cat,dog,grass").error.find("no pixel of the 2 label maps") !=
+        std::string::npos);
 }
 
 TEST_CASE("classify: probabilities of a picture sum to one, the likeliest first", "[programs]") {
@@ -341,6 +349,8 @@ TEST_CASE("classify: probabilities of a picture sum to one, the likeliest first"
   }
   w.refuse("classify --checkpoint clip --image damaged.png --classes cat", "damaged.png");
   w.refuse("classify --checkpoint clip --image pictures/a.png", "required");
+  w.refuse("classify --checkpoint clip --image wide.png --classes cat --output wide.png", "would replace a picture");
+  w.refuse("classify --checkpoint clip --image wide.png --classes cat --output no/such/c.json", "missing or read-only");
 }
 
 TEST_CASE("programs: --version and --help", "[programs]") {

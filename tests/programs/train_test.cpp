@@ -92,6 +92,15 @@ TEST_CASE("train: a run goes on with its own options only, and one run writes to
   for (const std::string option : {"--logit-scale 3", "--attention-scale 1", "--prompt 'the {}'", "--seed 1"})
     folder.refuse(command + " " + option, "with other options");
 
+  // Begun anew and interrupted, no model of an earlier run is left to be taken for this one's.
+  folder.succeed(Captions::command("train_pacl", "again", 4));
+  CHECK(
+      folder
+          .run(Captions::command("train_pacl", "again", 100000) + " --fresh", "timeout --preserve-status -s TERM 0.5 ")
+          .status == 0);
+  CHECK(fs::exists(folder.root / "again" / "checkpoint.safetensors"));
+  CHECK_FALSE(fs::exists(folder.root / "again" / "model.safetensors"));
+
   const io::FolderLock running(folder.root / "model");
   folder.refuse(command, "another process is writing to model");
 }

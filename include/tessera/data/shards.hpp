@@ -156,7 +156,10 @@ class TarReader {
   }
 
   /// Of the current file's header in the shard.
-  size_t position() const { return begin_ + size_t(archive_read_header_position(in_.get())); }
+  size_t position() const {
+    const auto header = archive_read_header_position(in_.get());  // below 0 where the first one is damaged
+    return begin_ + size_t(std::max<la_int64_t>(0, header));
+  }
   const std::string& name() const { return name_; }
   /// The name up to the first dot after the last slash.
   std::string key() const { return name_.substr(0, ending_begin()); }

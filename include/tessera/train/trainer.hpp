@@ -37,21 +37,27 @@ struct TrainerOptions {
   io::Json recipe = io::Json::object();
 };
 
-/// Set by Ctrl-C while an Interruption is alive; the loop ends after the step in hand.
+/// Set by Ctrl-C, and by the signal with which clusters end a job (SIGTERM), while an Interruption is alive; the loop
+/// ends after the step in hand.
 class Interruption {
  public:
   Interruption() {
     requested_ = 0;
-    before_ = std::signal(SIGINT, [](int) { requested_ = 1; });
+    before_interrupt_ = std::signal(SIGINT, [](int) { requested_ = 1; });
+    before_terminate_ = std::signal(SIGTERM, [](int) { requested_ = 1; });
   }
-  ~Interruption() { std::signal(SIGINT, before_); }
+  ~Interruption() {
+    std::signal(SIGINT, before_interrupt_);
+    std::signal(SIGTERM, before_terminate_);
+  }
   Interruption(const Interruption&) = delete;
   Interruption& operator=(const Interruption&) = delete;
   bool requested() const { return requested_ != 0; }
 
  private:
   inline static volatile std::sig_atomic_t requested_ = 0;
-  void (*before_)(int);
+  void (*before_interrupt_)(int);
+  void (*before_terminate_)(int);
 };
 
 /// Whether weight decay applies to a parameter: to weights of layers and projections.
