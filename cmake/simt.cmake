@@ -1,16 +1,39 @@
 # The Simt device: CUDA kernels run on the processor.
 #   tessera::simt          the emulator's library, with the headers of kernels/
-#   tessera::simt_checked  the same for programs in which every load and store of the kernels is checked (clang only):
-#                          its users are compiled with the sanitizers and with callbacks at loads and stores
-set(simt_sources callbacks counters fiber heap matrices scheduler shadow shared streams warp)
-list(REMOVE_ITEM simt_sources callbacks)
-list(TRANSFORM simt_sources REPLACE "(.+)" "${CMAKE_CURRENT_SOURCE_DIR}/kernels/tessera/simt/\\1.cpp")
+#   tessera::simt_checked  the same for programs in which every load and store of the kernels is checked: what links it is
+#                          compiled with the sanitizers and with callbacks at loads and stores. clang alone can do that.
+option(TESSERA_SIMT_CHECKED "Kernels of own tests run with every load and store checked (needs clang)" OFF)
 
+set(simt_sources counters fiber heap matrices scheduler shadow shared streams warp)
+list(TRANSFORM simt_sources REPLACE "(.+)" "${CMAKE_CURRENT_SOURCE_DIR}/kernels/tessera/simt/\\1.cpp")
 add_library(tessera_simt STATIC EXCLUDE_FROM_ALL ${simt_sources})
 add_library(tessera::simt ALIAS tessera_simt)
 set_target_properties(tessera_simt PROPERTIES EXPORT_NAME simt)
 target_include_directories(tessera_simt PUBLIC
   $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_link_libraries(tessera_simt PUBLIC tessera_headers)
-# Debug builds would make the emulator itself slow; it is no place to look for a kernel's fault.
+# Optimised whatever the build type, and never under sanitizers: it is their runtime.
 target_compile_options(tessera_simt PRIVATE -Wall -Wextra -O2)
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  add_library(tessera_simt_callbacks OBJECT EXCLUDE_FROM_ALL kernels/tessera/simt/callbacks.cpp)
+  target_link_libraries(tessera_simt_callbacks PUBLIC tessera_simt)
+  target_compile_options(tessera_simt_callbacks PRIVATE -Wall -Wextra -O2)
+
+  add_library(tessera_simt_checked INTERFACE)
+  add_library(tessera::simt_checked ALIAS tessera_simt_checked)
+  set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=all -fno-sanitize=vptr)
+  # -O1: more would make vector loads that clang does not report. The pattern for locals is NaN in clang's hands.
+  target_compile_options(tessera_simt_checked INTERFACE -O1 -g1 ${sanitizers} -fno-omit-frame-pointer
+    -fsanitize-coverage=inline-8bit-counters,trace-loads,trace-stores -ftrivial-auto-var-init=pattern
+    -Wno-pass-failed)
+  target_link_options(tessera_simt_checked INTERFACE ${sanitizers}
+    -Wl,--wrap=__asan_memcpy,--wrap=__asan_memmove,--wrap=__asan_memset)
+  target_sources(tessera_simt_checked INTERFACE $<TARGET_OBJECTS:tessera_simt_callbacks>)
+  target_link_libraries(tessera_simt_checked INTERFACE tessera_simt)
+  if(TESSERA_SIMT_CHECKED)
+    set(TESSERA_NATIVE OFF)  # this machine's vector instructions would hide accesses from the callbacks
+  endif()
+elseif(TESSERA_SIMT_CHECKED)
+  message(FATAL_ERROR "tessera: TESSERA_SIMT_CHECKED needs clang (-DCMAKE_CXX_COMPILER=clang++-14)")
+endif()

@@ -95,6 +95,7 @@ char* heap_base() { return heap().base; }
 
 void* heap_allocate(size_t bytes) {
   Heap& h = heap();
+  watch_signals(nullptr);
   require<Error>(bytes <= heap_bytes / 4, "simt: ", bytes, " bytes of device memory are more than there is");
   const size_t page = size_t(sysconf(_SC_PAGESIZE));
   const size_t page_bytes = std::max(page, (bytes + page - 1) / page * page), guard = std::max(least_guard, page_bytes);
@@ -173,7 +174,7 @@ uintptr_t program_counter(const void* context) {
 void on_fault(int signal_number, siginfo_t* info, void* context) {
   const void* address = info->si_addr;
   if (machine.current) {
-    const ptrdiff_t stack = watched_stacks->guard_at(address);
+    const ptrdiff_t stack = watched_stacks ? watched_stacks->guard_at(address) : -1;
     std::string what =
         stack >= 0         ? sentence("the stack of thread ", stack, " overflowed its ", fiber_stack_bytes, " bytes")
         : in_heap(address) ? "access out of bounds: " + heap_describe(address)
@@ -193,18 +194,26 @@ void on_fault(int signal_number, siginfo_t* info, void* context) {
 }  // namespace
 
 void watch_signals(const StackReservation* stacks) {
-  if (watched_stacks) return;
-  watched_stacks = stacks;
-  // A stack of its own: the overflowed one has no room. SA_NODEFER: the handler may leave without returning.
+  if (stacks) watched_stacks = stacks;
+  // Others, such as the frameworks of tests, set these too: look again every time.
   static constexpr size_t bytes = 256 * 1024;
+  static char* const stack = new char[bytes];  // an overflowed stack has no room for the handler
   stack_t alternate{};
-  alternate.ss_sp = new char[bytes];
-  alternate.ss_size = bytes;
-  sigaltstack(&alternate, nullptr);
+  sigaltstack(nullptr, &alternate);
+  if (alternate.ss_sp != stack) {
+    alternate.ss_sp = stack;
+    alternate.ss_size = bytes;
+    alternate.ss_flags = 0;
+    sigaltstack(&alternate, nullptr);
+  }
   struct sigaction action {};
+  sigaction(SIGSEGV, nullptr, &action);
+  if (action.sa_sigaction == on_fault) return;
+  previous_action = action;
+  action = {};
   action.sa_sigaction = on_fault;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  sigaction(SIGSEGV, &action, &previous_action);
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler may leave without returning
+  sigaction(SIGSEGV, &action, nullptr);
 }
 
 }  // namespace tessera::simt

@@ -32,7 +32,7 @@ class HeapAccess {
 };
 
 /// Turns a fault of the memory protection into a simt::Fault where a kernel caused it, and into a sentence and the end
-/// of the program where the host did.
+/// of the program where the host did. `stacks`: those of the fibers, once they are there.
 void watch_signals(const StackReservation* stacks);
 
 }  // namespace tessera::simt
