@@ -99,7 +99,7 @@ int main(int argc, char** argv) {
           "in "
           "it (\"{}\": the names as they are); default: the checkpoint's own, else imagenet80");
   app.add_option("--image", options.image, "a JPEG or PNG, or a folder of them")->required();
-  app.add_option("--classes,--labels", options.classes,
+  app.add_option("--classes", options.classes,
                  "names separated by commas, other names of the same class by |; or a benchmark (voc20, ...), or a "
                  "class list FILE.json")
       ->required();

@@ -70,7 +70,9 @@ inline CLI::Validator in_range(double least, double largest) {
 inline CLI::Validator whole_number() {
   return CLI::Validator(
       [](std::string& text) {
-        const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+        // (CLI11 reads a leading 0 as octal.)
+        const bool digits =
+            !text.empty() && (text.size() == 1 || text[0] != '0') && text.find_first_not_of("0123456789") == text.npos;
         const bool fits = digits && (text.size() < 20 || (text.size() == 20 && text <= "18446744073709551615"));
         return fits ? std::string() : tessera::sentence(text, " is not a whole number from 0 to 2^64 - 1");
       },

@@ -251,7 +251,14 @@ void add_own_pictures(Context<Cpu>& ctx, train::Report& report, const Options& o
   const auto tokenizer = data::Tokenizer::load(description.folder);
   const auto classes = segmentation::embed_classes(ctx, *model, tokenizer, prompts, queries).vectors;
   for (const auto& path : options.pictures) {
-    const auto picture = data::to_rgb(data::read_image(path));
+    data::Image picture;
+    try {
+      picture = data::to_rgb(data::read_image(path));
+    } catch (const Error& error) {
+      report.paragraph(path + " was left out: " + error.what());
+      std::fprintf(stderr, "demo: %s is left out: %s\n", path.c_str(), error.what());
+      continue;
+    }
     const auto labels = segmentation::label_picture(ctx, segmentation::score_picture(ctx, *model, classes, picture));
     const double shrink = std::min(1.0, 640.0 / std::max(picture.width, picture.height));
     const int width = std::max(1, int(picture.width * shrink)), height = std::max(1, int(picture.height * shrink));

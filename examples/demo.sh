@@ -5,7 +5,7 @@
 #   examples/demo.sh --checkpoint DIR --classes "cat,dog,grass" photo.jpg     your photos by a CLIP of yours
 #
 # Installs what is missing, builds, renders captioned scenes, trains, evaluates on held-out scenes, and writes
-# demo/report.html, demo/metrics.json and demo/model. About five minutes on two cores; --quick takes three.
+# demo/report.html, demo/metrics.json and demo/model. About seven minutes on two cores; --quick takes five.
 set -euo pipefail
 started=$(date +%s)
 here=$(pwd)
@@ -37,7 +37,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 case $system in pacl | clip) ;; *) bad "--system is pacl or clip, not $system" ;; esac
-[[ $seed =~ ^[0-9]{1,18}$ ]] || bad "--seed must be a whole number, not $seed"
+[[ $seed =~ ^(0|[1-9][0-9]{0,17})$ ]] || bad "--seed must be a whole number, not $seed"
 [ -z "$checkpoint" ] || [ -n "$classes" ] || bad "--checkpoint needs --classes \"word,word,...\""
 [ -z "$checkpoint" ] || [ ${#pictures[@]} -gt 0 ] || bad "--checkpoint needs a picture"
 case $checkpoint in "" | /*) ;; *) checkpoint=$here/$checkpoint ;; esac
@@ -63,21 +63,20 @@ echo "$system $seed $steps" >"$output/training"
 
 echo "== training $system on rendered scenes and their captions =="
 "$programs/train_$system" --data scenes:classic --output "$output/model" --steps $steps --seed "$seed" --snapshots 8 "${fresh[@]}"
-[ -e "$output/model/tokenizer_config.json" ] || exit 1 # stopped by Ctrl-C: the same command goes on
+[ -e "$output/model/config.json" ] || exit 1 # stopped by Ctrl-C: the same command goes on
 baseline=()
 if [ "$system" != clip ]; then
   echo "== the baseline: plain CLIP on fewer images =="
   "$programs/train_clip" --data scenes:classic --output "$output/baseline" --steps $baseline_steps --seed "$seed" "${fresh[@]}"
-  [ -e "$output/baseline/tokenizer_config.json" ] || exit 1
+  [ -e "$output/baseline/config.json" ] || exit 1
   baseline=(--baseline "$output/baseline")
 fi
-rm -f "$output/training"
-
 echo "== segmenting scenes that the model has never seen =="
 own=()
 [ -z "$checkpoint" ] || own=(--checkpoint "$checkpoint" --classes "$classes")
 "$programs/demo" --model "$output/model" "${baseline[@]}" --output "$output" --seed "$seed" --package-seconds "$package_seconds" \
   --started "$started" "${own[@]}" "${pictures[@]}"
+rm -f "$output/training"
 echo
 echo "Open $output/report.html in a browser. To segment a picture with the model:"
 echo "  $programs/segment --checkpoint $output/model --image PICTURE --classes \"dog,grass,key\" --output overlay.png"

@@ -64,10 +64,13 @@ void write_scores(const fs::path& path, Context<Cpu>& ctx, const segmentation::S
                                                    {"patch_embeddings", to_any(embeddings)},
                                                    {"text_embeddings", to_any(segmenter.embeddings.vectors)}};
   if (map.gate) tensors.push_back({"gate", to_any(map.gate)});
-  std::string names;
-  for (const auto& one : segmenter.list.classes) names += (names.empty() ? "" : ",") + one.name;
-  tessera::io::write_safetensors(
-      path, tensors, {{"system", segmenter.model->system()}, {"prompts", segmenter.prompts.name}, {"classes", names}});
+  tessera::io::Json names =
+      tessera::io::Json::array();  // of the rows: the background has none, synonyms may have several
+  for (const uint16_t label : segmenter.rule.label_of_row) names.push_back(segmenter.list.classes[label].name);
+  tessera::io::write_safetensors(path, tensors,
+                                 {{"system", segmenter.model->system()},
+                                  {"prompts", segmenter.prompts.name},
+                                  {"classes", tessera::io::json_text(names, -1)}});
 }
 
 void print_shares(const data::LabelMap& labels, const Segmenter& segmenter) {

@@ -57,8 +57,8 @@ void run(const examples::TrainingOptions& options) {
   };
 
   const auto save = [&](const std::filesystem::path& folder) {
-    examples::save_model(folder, tokenizer, options.prompt,
-                         [&](const std::filesystem::path& to) { systems::save_clip(model, {}, to); });
+    tokenizer.save(folder);
+    systems::save_clip(model, {}, folder, options.prompt);
   };
   train::Trainer trainer(ctx, model, options.trainer());
   const auto after_step = [&](int64_t step, double) -> io::Json {

@@ -58,8 +58,8 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
   };
 
   const auto save = [&](const std::filesystem::path& folder) {
-    examples::save_model(folder, tokenizer, options.prompt,
-                         [&](const std::filesystem::path& to) { systems::save_pacl(model, {}, to); });
+    tokenizer.save(folder);
+    systems::save_pacl(model, {}, folder, options.prompt);
   };
   train::TrainerOptions training = options.trainer();
   training.recipe["attention_scale"] = attention_scale;

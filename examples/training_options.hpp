@@ -146,15 +146,6 @@ inline std::vector<std::string> noun_prompts(const std::vector<std::string>& nou
   return prompts;
 }
 
-/// Calls save(folder) for the model, with its vocabulary and prompt beside it: at the end, and for snapshots.
-template <class Save>
-void save_model(const std::filesystem::path& folder, const tessera::data::Tokenizer& tokenizer,
-                const std::string& prompt, Save&& save) {
-  save(folder);
-  tokenizer.save(folder);
-  tessera::train::write_prompts(folder, prompt);
-}
-
 /// Where the snapshot of a step lies, or an empty path where the step has none.
 inline std::filesystem::path snapshot_folder(const TrainingOptions& options, int64_t step) {
   if (options.snapshots <= 0) return {};

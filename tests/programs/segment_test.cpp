@@ -47,11 +47,8 @@ struct Workshop : ProgramFolder {
     tokenizer.save(root / "clip");
     config.vision.class_token = config.vision.pre_norm = false;
     auto pacl = systems::make_pacl<float>(ctx, {config.vision, config.text});
-    systems::save_pacl(pacl, {}, root / "pacl");
+    systems::save_pacl(pacl, {}, root / "pacl", "a photo of a {}");
     tokenizer.save(root / "pacl");
-    io::Json json = io::read_json(root / "pacl" / "config.json");
-    json["prompts"] = "a photo of a {}";
-    io::write_json(root / "pacl" / "config.json", json);
   }
   void make_pictures() const {
     const auto picture = [](int width, int height, int channels) {
@@ -161,6 +158,7 @@ TEST_CASE("segment: background, windows, synonyms, prompts", "[programs]") {
   w.succeed(common + "--background 1");
   const auto all = data::read_label_map(w.root / "l.png");
   CHECK(std::count(all.labels.begin(), all.labels.end(), 0) == 90 * 61);
+  CHECK(w.tensors("s.safetensors").metadata().at("classes") == "[\"cat\",\"dog\",\"grass\"]");
   w.succeed(common + "--background 0.001");
   const auto none = data::read_label_map(w.root / "l.png");
   CHECK(*std::min_element(none.labels.begin(), none.labels.end()) >= 1);
@@ -199,6 +197,7 @@ TEST_CASE("segment: wrong input is one sentence and exit status 1", "[programs]"
   w.refuse("segment --checkpoint clip/model.safetensors --image pictures/a.png --classes ''", "is empty");
   w.refuse("segment --checkpoint clip --image pictures/a.png --classes cat,,dog", "is empty");
   w.refuse("segment --checkpoint clip --image pictures/a.png", "--classes is required");
+  w.refuse("segment --checkpoint clip --image pictures/a.png --classes prompts.txt", "class lists end in .json");
   w.refuse(good + "--prompts none", "'none' is neither a file nor a prompt set");
   w.refuse(good + "--system pacl", "leave --system at auto");
   w.refuse(good + "--system nonsense", "--system");

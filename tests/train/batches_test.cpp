@@ -173,7 +173,4 @@ TEST_CASE("caption training: data sets by name, nouns from a file or beside the 
   const auto ids = tokenize(ctx, tokenizer, {"a dog", "an old dog and a cat and a dog and a cat and a dog"});
   CHECK(ids.shape == Shape<2>{2, 8});
   CHECK(ids(1, 7) == tokenizer.end_of_text());  // cut to the context
-  io::write_json(folder / "config.json", {{"model_type", "pacl"}});
-  write_prompts(folder.path(), "a photo of {}");
-  CHECK(io::read_json(folder / "config.json") == io::Json{{"model_type", "pacl"}, {"prompts", "a photo of {}"}});
 }

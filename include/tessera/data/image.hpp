@@ -64,7 +64,7 @@ inline void write_bytes(const std::filesystem::path& path, std::span<const uint8
 inline Image decode_image(std::span<const uint8_t> file, const DecodeOptions& options = {}) {
   if (detail::is_jpeg(file)) return decode_jpeg(file, options);
   if (detail::is_png(file)) return decode_png(file, options);
-  fail<IoError>("decode_image: ", detail::foreign_format(file), "; tessera reads JPEG and PNG, convert it first");
+  fail<IoError>("this is ", detail::foreign_format(file), "; tessera reads JPEG and PNG, convert it first");
 }
 inline Image decode_image(std::string_view file, const DecodeOptions& options = {}) {
   return decode_image(detail::bytes_of(file), options);

@@ -104,7 +104,7 @@ inline void check_dimensions(const char* format, uint64_t width, uint64_t height
   require<IoError>(width > 0 && height > 0, format, ": the picture is ", width, " x ", height, " pixels");
   require<IoError>(width < (1u << 30) && height < (1u << 30) && width * height <= uint64_t(max_pixels), format,
                    ": the picture declares ", width, " x ", height, " pixels, more than the limit of ", max_pixels,
-                   "; raise DecodeOptions::max_pixels if it is meant to be so large");
+                   " (DecodeOptions::max_pixels); scale it down first");
 }
 }  // namespace detail
 

@@ -251,6 +251,9 @@ inline ClassList load_class_list(const std::string& text) {
   const std::vector<std::string> known = benchmark_names();
   if (std::find(known.begin(), known.end(), text) != known.end()) return benchmark_classes(text);
   const bool names_a_file = text.size() > 5 && text.compare(text.size() - 5, 5, ".json") == 0;
+  std::error_code ignored;
+  const bool other_file = text.find('.') != text.npos && std::filesystem::is_regular_file(text, ignored);
+  require(names_a_file || !other_file, "'", text, "' is a file; class lists end in .json");
   return names_a_file ? class_list_from_file(text) : class_list_from_text(text);
 }
 

@@ -435,22 +435,33 @@ inline io::Json preprocessor_to_json(const ImageStatistics& statistics, int64_t 
           {"image_std", statistics.deviation}};
 }
 
+/// Writes a model's folder. config.json goes first and comes back last: a folder that was left half-written is no
+/// model.
+template <class Model>
+void save_folder(Model& model, const ParameterNaming& naming, io::Json config, const std::string& prompts,
+                 const ImageStatistics& statistics, const std::filesystem::path& folder) {
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  require<IoError>(!failed, folder.string(), ": cannot make the folder: ", failed.message());
+  std::filesystem::remove(folder / "config.json", failed);
+  if (!prompts.empty()) config["prompts"] = prompts;
+  io::write_safetensors(folder / "model.safetensors", stored_parameters(model, naming), {{"format", "pt"}});
+  io::write_json(folder / "preprocessor_config.json", preprocessor_to_json(statistics, model.visual.config.image_size));
+  io::write_json(folder / "config.json", config);
+}
+
 }  // namespace detail
 
 /// Saves a CLIP as a Hugging Face directory that load_clip and transformers read: config.json, model.safetensors,
 /// preprocessor_config.json. The tower must have CLIP's form (class token, ln_pre, no bias in the patch embedding).
+/// `prompts`, a template or the name of a set, says how its nouns were asked in training (describe_checkpoint).
 template <class T, class Device>
-void save_clip(Clip<T, Device>& clip, const ImageStatistics& statistics, const std::filesystem::path& folder) {
+void save_clip(Clip<T, Device>& clip, const ImageStatistics& statistics, const std::filesystem::path& folder,
+               const std::string& prompts = "") {
   require(clip.visual.config.class_token && clip.visual.config.pre_norm && !clip.visual.conv1.bias,
           "save_clip: this image tower has not CLIP's form (class token, ln_pre, no patch bias)");
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  require<IoError>(!failed, folder.string(), ": cannot make the folder: ", failed.message());
-  ClipConfig config = clip.config();
-  io::write_safetensors(folder / "model.safetensors", stored_parameters(clip, huggingface_names), {{"format", "pt"}});
-  io::write_json(folder / "config.json", detail::clip_config_to_json(config, "clip"));
-  io::write_json(folder / "preprocessor_config.json",
-                 detail::preprocessor_to_json(statistics, config.vision.image_size));
+  detail::save_folder(clip, huggingface_names, detail::clip_config_to_json(clip.config(), "clip"), prompts, statistics,
+                      folder);
 }
 
 }  // namespace tessera::systems

@@ -74,20 +74,16 @@ Pacl<T, Device> make_pacl(Context<Device>& ctx, const PaclConfig& config,
   return pacl;
 }
 
-/// Saves the model as a folder: config.json (model_type "pacl"), model.safetensors, preprocessor_config.json.
+/// Saves the model as a folder: config.json (model_type "pacl"), model.safetensors, preprocessor_config.json. `prompts`
+/// as for save_clip.
 template <class T, class Device>
-void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const std::filesystem::path& folder) {
-  std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
-  require<IoError>(!failed, folder.string(), ": cannot make the folder: ", failed.message());
+void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const std::filesystem::path& folder,
+               const std::string& prompts = "") {
   io::Json json = detail::clip_config_to_json({pacl.visual.config, pacl.text.config}, "pacl");
   json["attention_scale"] = pacl.attention_scale;
   json["vision_config"]["class_token"] = pacl.visual.config.class_token;
   json["vision_config"]["pre_norm"] = pacl.visual.config.pre_norm;
-  io::write_safetensors(folder / "model.safetensors", stored_parameters(pacl, own_names), {{"format", "pt"}});
-  io::write_json(folder / "config.json", json);
-  io::write_json(folder / "preprocessor_config.json",
-                 detail::preprocessor_to_json(statistics, pacl.visual.config.image_size));
+  detail::save_folder(pacl, own_names, json, prompts, statistics, folder);
 }
 
 /// A model, and how its pictures are normalised.

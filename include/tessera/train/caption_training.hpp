@@ -60,12 +60,4 @@ inline Tensor<int32_t, 2> tokenize(Context<Cpu>& ctx, const data::Tokenizer& tok
   return tokenizer.tokenize(ctx, texts, {.context_length = 0, .truncate = true});
 }
 
-/// Adds "prompts" to a saved model's config.json: the template (or the name of the prompt set) that its nouns were
-/// trained with, so that programs prompt it likewise (systems::describe_checkpoint).
-inline void write_prompts(const std::filesystem::path& folder, const std::string& prompts) {
-  io::Json config = io::read_json(folder / "config.json");
-  config["prompts"] = prompts;
-  io::write_json(folder / "config.json", config);
-}
-
 }  // namespace tessera::train
