@@ -46,7 +46,7 @@ problems=$(includes include/tessera | awk '
     place["utf8proc.h"] = "data/unicode.hpp"
     place["zlib.h"] = "data/"
     place["ft2build.h"] = "data/glyphs.hpp"
-    place["fcntl.h"] = place["unistd.h"] = place["sys/mman.h"] = place["sys/stat.h"] = "io/ train/"
+    place["fcntl.h"] = place["unistd.h"] = place["sys/file.h"] = place["sys/mman.h"] = place["sys/stat.h"] = "io/ train/"
   }
   function broken(why) { print $1 ": " $2 ": " why }
   {
