@@ -174,6 +174,7 @@ uintptr_t program_counter(const void* context) {
 void on_fault(int signal_number, siginfo_t* info, void* context) {
   const void* address = info->si_addr;
   if (machine.current) {
+    machine.in_kernel = false;
     const ptrdiff_t stack = watched_stacks ? watched_stacks->guard_at(address) : -1;
     std::string what =
         stack >= 0         ? sentence("the stack of thread ", stack, " overflowed its ", fiber_stack_bytes, " bytes")

@@ -106,10 +106,21 @@ struct Machine {
   // Whoever runs. `current` is null while the host does.
   Fiber main;
   Thread* current = nullptr;
+  bool in_kernel = false;  // a kernel's own code runs, not the emulator's
   bool failed = false;
   std::string message;
 };
 extern Machine machine;
+
+/// Stands in every function that kernels call: until it returns, the emulator's own code runs. Accesses of that code
+/// are nobody's; they do reach the callbacks, since a template such as std::string's may have been compiled with a
+/// kernel.
+struct Entered {
+  Entered() { machine.in_kernel = false; }
+  ~Entered() { machine.in_kernel = true; }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+};
 
 // ---- running ----
 /// Runs a launch to its end. Throws Fault.

@@ -51,6 +51,7 @@ void run_thread(Fiber& from, Thread& to, bool from_ends = false) {
 
 [[noreturn]] void return_to_host(Fiber& from) {
   machine.current = nullptr;
+  machine.in_kernel = false;
   switch_fiber(from, machine.main, true);
   __builtin_unreachable();
 }
@@ -59,7 +60,9 @@ void run_thread(Fiber& from, Thread& to, bool from_ends = false) {
 void thread_main() {
   Machine& m = machine;
   fiber_entered(m.main);
+  m.in_kernel = true;
   m.launch->start(m.current->arguments);
+  m.in_kernel = false;
   Thread& me = *m.current;
   if (!me.copies.empty())
     fault(sentence("a thread exits while a cp.async that it issued at ", place(me.copies.front().caller),
@@ -188,6 +191,7 @@ void wait_for_others() {
 }
 
 int block_sync(BlockOperation operation, int predicate, Site caller) {
+  const Entered entered;
   Machine& m = machine;
   Thread& me = *m.current;
   me.block_operation = operation;
@@ -235,7 +239,10 @@ void leave_block(const std::string& what) {
   return_to_host(m.current->fiber);
 }
 
-void trap(Site caller) { fault("the kernel called __trap at " + place(caller)); }
+void trap(Site caller) {
+  const Entered entered;
+  fault("the kernel called __trap at " + place(caller));
+}
 
 // ---- words for messages ----
 

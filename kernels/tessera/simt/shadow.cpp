@@ -320,10 +320,11 @@ void check_access(Thread& thread, const void* address, size_t bytes, Access acce
 }
 
 void check_compiled_access(const void* address, size_t bytes, Access access, const void* return_address) {
-  if (!machine.current) return;
+  if (!machine.in_kernel) return;
   Thread& thread = *machine.current;
   const char* at = static_cast<const char*>(address);
   if (on_stack(thread, at)) return;
+  const Entered entered;
   const bool shared = in_arena(address, 1);
   const Attempt attempt{thread, at, bytes, access, place_of(return_address), shared};
   if (!shared && !in_heap(address)) {
@@ -385,7 +386,7 @@ bool checked() { return shadow.enabled; }
 std::string symbolised(uintptr_t program_counter) {
   if (!__sanitizer_symbolize_pc) return {};
   char text[512] = "";
-  __sanitizer_symbolize_pc(reinterpret_cast<void*>(program_counter), "%f:%l", text, sizeof text);
+  __sanitizer_symbolize_pc(reinterpret_cast<void*>(program_counter), "%s:%l", text, sizeof text);
   const char* slash = std::strrchr(text, '/');
   return slash ? slash + 1 : text;
 }

@@ -81,6 +81,7 @@ void end_shared_memory() {
 }
 
 void* shared_array(const void* key, size_t bytes, size_t, Site caller) {
+  const Entered entered;
   Machine& m = machine;
   for (const SharedChunk& chunk : m.chunks)
     if (chunk.key == key) return chunk.data;
@@ -92,6 +93,7 @@ void* shared_array(const void* key, size_t bytes, size_t, Site caller) {
 }
 
 void* shared_part(unsigned index, size_t offset, size_t bytes, Site caller) {
+  const Entered entered;
   Machine& m = machine;
   for (const SharedChunk& chunk : m.chunks) {
     if (chunk.key || chunk.index != index) continue;
@@ -110,6 +112,7 @@ void* shared_part(unsigned index, size_t offset, size_t bytes, Site caller) {
 // ---- cp.async: the bytes move when the thread waits for them, no sooner ----
 
 void copy_async(void* shared, const void* global, bool valid, Site caller) {
+  const Entered entered;
   Thread& me = *machine.current;
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0)
     fault(sentence("cp_async16 at ", place(caller), ": an address is no multiple of 16"));
@@ -125,9 +128,13 @@ void copy_async(void* shared, const void* global, bool valid, Site caller) {
       {static_cast<char*>(shared), valid ? static_cast<const char*>(global) : nullptr, me.committed_groups, caller});
 }
 
-void copy_async_commit() { ++machine.current->committed_groups; }
+void copy_async_commit() {
+  const Entered entered;
+  ++machine.current->committed_groups;
+}
 
 void copy_async_wait(int pending_groups, Site caller) {
+  const Entered entered;
   Thread& me = *machine.current;
   auto done = me.copies.begin();
   for (; done != me.copies.end() && done->group + uint64_t(pending_groups) < me.committed_groups; ++done) {
@@ -147,18 +154,21 @@ void expect_aligned(const void* address, size_t bytes, const char* word, Site ca
 }  // namespace
 
 void load(void* to_local, const void* from, size_t bytes, Site caller) {
+  const Entered entered;
   expect_aligned(from, bytes, "load_pack", caller);
   check_access(*machine.current, from, bytes, Access::read, caller);
   std::memcpy(to_local, from, bytes);
 }
 
 void store(void* to, const void* from_local, size_t bytes, Site caller) {
+  const Entered entered;
   expect_aligned(to, bytes, "store_pack", caller);
   check_access(*machine.current, to, bytes, Access::write, caller);
   std::memcpy(to, from_local, bytes);
 }
 
 uint64_t atomic_begin(const void* operand, size_t bytes, Site caller) {
+  const Entered entered;
   expect_aligned(operand, bytes, "an atomic operation", caller);
   check_access(*machine.current, operand, bytes, Access::atomic, caller);
   uint64_t bits = 0;
@@ -166,6 +176,9 @@ uint64_t atomic_begin(const void* operand, size_t bytes, Site caller) {
   return bits;
 }
 
-void atomic_end(void* operand, size_t bytes, uint64_t bits) { std::memcpy(operand, &bits, bytes); }
+void atomic_end(void* operand, size_t bytes, uint64_t bits) {
+  const Entered entered;
+  std::memcpy(operand, &bits, bytes);
+}
 
 }  // namespace tessera::simt

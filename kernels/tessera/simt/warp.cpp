@@ -130,6 +130,7 @@ void meet(WarpOperation operation, uint32_t mask, Site caller) {
 }  // namespace
 
 uint64_t warp_shuffle(WarpOperation operation, uint32_t mask, uint64_t value, int argument, int width, Site caller) {
+  const Entered entered;
   Thread& me = *machine.current;
   if (width < 1 || width > lanes || (width & (width - 1)) != 0)
     fault(sentence(name_of(operation), " at ", place(caller), ": width ", width, " is no power of two up to 32"));
@@ -143,15 +144,20 @@ uint64_t warp_shuffle(WarpOperation operation, uint32_t mask, uint64_t value, in
 }
 
 uint32_t warp_vote(WarpOperation operation, uint32_t mask, bool predicate, Site caller) {
+  const Entered entered;
   Thread& me = *machine.current;
   me.value = predicate;
   meet(operation, mask, caller);
   return uint32_t(me.result);
 }
 
-void warp_sync(uint32_t mask, Site caller) { meet(WarpOperation::sync, mask, caller); }
+void warp_sync(uint32_t mask, Site caller) {
+  const Entered entered;
+  meet(WarpOperation::sync, mask, caller);
+}
 
 void warp_load_matrices(uint32_t* registers, const void* row, int count, bool transposed, Site caller) {
+  const Entered entered;
   Thread& me = *machine.current;
   me.registers = registers;
   me.row = row;
@@ -161,6 +167,7 @@ void warp_load_matrices(uint32_t* registers, const void* row, int count, bool tr
 }
 
 void warp_multiply(Multiply kind, float* d, const uint32_t* a, const uint32_t* b, Site caller) {
+  const Entered entered;
   Thread& me = *machine.current;
   me.value = uint64_t(kind);
   me.accumulator = d;

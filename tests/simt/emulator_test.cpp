@@ -1,0 +1,214 @@
+// The emulator's own rules: meetings of lanes, order of memory, guards, copies, streams, counters, errors.
+#include "simt/emulator_kernels.cuh"
+#include "support/catch.hpp"
+#include "support/simt.hpp"
+
+using namespace tessera;
+using namespace tessera_test;
+using kernels::launch;
+
+namespace {
+using Ints = Tensor<int, 1, Simt>;
+using Floats = Tensor<float, 1, Simt>;
+
+/// The fault that running `kernel` with these arguments ends in; empty where there is none.
+template <class Kernel, class... Argument>
+std::string fault_of(Context<Simt>& ctx, Kernel* kernel, unsigned grid, unsigned block, size_t shared_bytes,
+                     const Argument&... arguments) {
+  try {
+    launch("rule", kernel, grid, block, shared_bytes, ctx, arguments...);
+    ctx.synchronize();
+  } catch (const simt::Fault& fault) {
+    return fault.what();
+  }
+  return "";
+}
+}  // namespace
+
+TEST_CASE("emulator: lanes meet in the groups that their masks name", "[simt]") {
+  Context<Simt> ctx;
+  for (simt::Order order : simt::all_orders) {
+    const InOrder setting(order);
+    Ints out(ctx, {32});
+    launch("groups", rules::groups_kernel, 1u, 32u, 0, ctx, out.data);
+    const auto values = to_host(out);
+    for (int lane = 0; lane < 32; ++lane) {
+      const int group = lane / 8;
+      int expected = 8 * (8 * group) + 28;  // the sum over the group, then 8 times that for each further round
+      for (int round = 0; round < group; ++round) expected *= 8;
+      CHECK(values[size_t(lane)] == expected);
+    }
+  }
+}
+
+TEST_CASE("emulator: what __syncwarp and __syncthreads order, and what not", "[simt]") {
+  Context<Simt> ctx;
+  Ints out = Ints::zeros(ctx, {64});
+  for (simt::Order order : simt::all_orders) {
+    const InOrder setting(order);
+    CHECK(fault_of(ctx, rules::partial_sync_kernel<0xffffffffu>, 1, 32, 0, out.data) == "");
+    CHECK(fault_of(ctx, rules::partial_sync_kernel<0xffu>, 1, 32, 0, out.data) == "");
+    CHECK(fault_of(ctx, rules::chain_kernel<true>, 1, 32, 0, out.data) == "");
+    CHECK(fault_of(ctx, rules::write_after_reads_kernel<false>, 1, 32, 0, out.data) == "");
+    CHECK(fault_of(ctx, rules::exchange_kernel<true>, 1, 64, 0, out.data) == "");
+    CHECK(fault_of(ctx, rules::own_part_kernel, 3, 1, 0, out.data + 1, out.data) == "");
+    CHECK(fault_of(ctx, rules::bytes_kernel, 1, 64, 0, reinterpret_cast<uint8_t*>(out.data)) == "");
+    CHECK(fault_of(ctx, rules::atomic_then_read_kernel<true>, 1, 32, 0, out.data) == "");
+    if (!simt::checked()) continue;
+    CHECK_THAT(fault_of(ctx, rules::partial_sync_kernel<0x3fu>, 1, 32, 0, out.data), contains(": race: "));
+    CHECK_THAT(fault_of(ctx, rules::chain_kernel<false>, 1, 32, 0, out.data),
+               contains(": r"));  // race, or uninitialised
+    CHECK_THAT(fault_of(ctx, rules::write_after_reads_kernel<true>, 1, 32, 0, out.data), contains(": race: "));
+    CHECK_THAT(fault_of(ctx, rules::exchange_kernel<false>, 1, 64, 0, out.data), contains("with no barrier between"));
+    CHECK_THAT(fault_of(ctx, rules::neighbours_part_kernel, 3, 1, 0, out.data), contains("blocks are not ordered"));
+    CHECK_THAT(fault_of(ctx, rules::read_then_written_kernel, 3, 1, 0, out.data), contains("blocks are not ordered"));
+    CHECK_THAT(fault_of(ctx, rules::atomic_then_read_kernel<false>, 1, 32, 0, out.data), contains(": race: "));
+  }
+}
+
+TEST_CASE("emulator: bounds, alignment, uninitialised memory, stacks", "[simt]") {
+  Context<Simt> ctx;
+  Floats in = Floats::from_host(ctx, {61}, std::vector<float>(61, 1.0f)), out(ctx, {64});
+  CHECK(fault_of(ctx, rules::read_kernel, 1, 61, 0, out.data, in.data, 0) == "");
+  const auto far = fault_of(ctx, rules::read_kernel, 1, 61, 0, out.data, in.data, 4);  // past the 16-byte slack
+  CHECK_THAT(far, contains("access out of bounds"));
+  CHECK_THAT(far, contains("of a buffer of 244 bytes"));
+  CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 61, 0, out.data, in.data, -4000),
+             contains("below a buffer of 244 bytes"));
+  CHECK_THAT(fault_of(ctx, rules::misaligned_pack_kernel, 1, 1, 0, out.data, out.data), contains("no multiple of 16"));
+  CHECK_THAT(fault_of(ctx, rules::deep_kernel, 1, 1, 0, out.data), contains("overflow"));
+  CHECK(fault_of(ctx, rules::arena_kernel, 1, 32, 128, out.data, 32) == "");
+  CHECK_THAT(fault_of(ctx, rules::arena_kernel, 1, 32, 128, out.data, 33),
+             contains("takes 132 bytes of shared memory, but the launch gave 128"));
+  CHECK_THAT(fault_of(ctx, rules::wrong_group_count_kernel, 1, 1, 0, out.data, out.data),
+             contains(simt::checked() ? "read of uninitialised memory" : ""));
+  if (!simt::checked()) return;
+  CHECK_THAT(fault_of(ctx, rules::wrong_group_count_kernel, 1, 1, 0, out.data, Floats::zeros(ctx, {8}).data),
+             contains("a copy is not waited for"));
+  CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 1, 0, out.data, in.data, 61),
+             contains("byte 244 of a buffer of 244"));
+  Floats fresh(ctx, {64});
+  CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 64, 0, out.data, fresh.data, 0), contains("uninitialised"));
+  float* gone = nullptr;
+  {
+    Floats short_lived = Floats::zeros(ctx, {64});
+    gone = short_lived.data;
+    ctx.synchronize();
+  }
+  CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 64, 0, out.data, gone, 0), contains("no longer"));
+}
+
+TEST_CASE("emulator: mma and ldmatrix multiply matrices of integers exactly", "[simt]") {
+  Context<Simt> ctx;
+  const RandomStream random{1, 0, 0};
+  const auto small = [&](uint64_t i) { return float(int(random.below(i, 17)) - 8); };
+  std::vector<bfloat16> a, b(128), b_transposed(128);
+  for (uint64_t i = 0; i < 256; ++i) a.push_back(narrow<bfloat16>(small(i)));
+  for (size_t k = 0; k < 16; ++k)
+    for (size_t j = 0; j < 8; ++j) b[k * 8 + j] = b_transposed[j * 16 + k] = narrow<bfloat16>(small(1000 + k * 8 + j));
+  const auto device = [&](const auto& values) {
+    using T = typename std::decay_t<decltype(values)>::value_type;
+    return Tensor<T, 1, Simt>::from_host(ctx, {int64_t(values.size())}, values);
+  };
+  Floats d(ctx, {128});
+  const auto a_device = device(a), b_device = device(b), bt_device = device(b_transposed);
+  launch("product_bf16", rules::product_bf16_kernel, 1u, 32u, 0, ctx, d.data, a_device.data, bt_device.data,
+         b_device.data);
+  const auto values = to_host(d);
+  for (size_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 8; ++j) {
+      float sum = 0;
+      for (size_t k = 0; k < 16; ++k) sum += widen(a[i * 16 + k]) * widen(b[k * 8 + j]);
+      CHECK(values[i * 8 + j] == 2 * sum);
+    }
+  std::vector<float> x, y;
+  for (uint64_t i = 0; i < 128; ++i) x.push_back(small(2000 + i));
+  for (uint64_t i = 0; i < 64; ++i) y.push_back(small(3000 + i));
+  const auto x_device = device(x), y_device = device(y);
+  launch("product_tf32", rules::product_tf32_kernel, 1u, 32u, 0, ctx, d.data, x_device.data, y_device.data);
+  const auto tf32 = to_host(d);
+  for (size_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 8; ++j) {
+      float sum = 0;
+      for (size_t k = 0; k < 8; ++k) sum += x[i * 8 + k] * y[k * 8 + j];
+      CHECK(tf32[i * 8 + j] == sum);
+    }
+}
+
+TEST_CASE("emulator: streams interleave as events allow", "[simt]") {
+  // (1 + 1) * 2 or 1 * 2 + 1: without an event both happen, with one only the first.
+  const auto result = [](bool with_event, uint64_t seed) {
+    const InOrder setting(simt::Order::random, seed);
+    auto first = std::make_shared<simt::Stream>(), second = std::make_shared<simt::Stream>();
+    Context<Simt> one({}, first), two({}, second);
+    Floats data = Floats::from_host(one, {1}, std::vector<float>{1});
+    launch("add_one", rules::add_one_kernel, 1u, 1u, 0, one, data.data);
+    if (with_event) {
+      simt::Event event;
+      event.record(*first);
+      second->wait(event);
+    }
+    launch("double", rules::double_kernel, 1u, 1u, 0, two, data.data);
+    return to_host(data)[0];
+  };
+  for (uint64_t seed = 0; seed < 10; ++seed) CHECK(result(true, seed) == 4);
+  if (simt::checked()) {
+    REQUIRE_THROWS_WITH(result(false, 1), contains("no event or synchronisation between"));
+  } else {
+    std::vector<float> results;
+    for (uint64_t seed = 0; seed < 20; ++seed) results.push_back(result(false, seed));
+    CHECK(std::count(results.begin(), results.end(), 4.0f) + std::count(results.begin(), results.end(), 3.0f) == 20);
+  }
+  // A copy comes after all that was queued before it; waiting for one stream orders what comes after.
+  auto stream = std::make_shared<simt::Stream>();
+  Context<Simt> own({}, stream), usual;
+  Floats data = Floats::zeros(usual, {4});
+  launch("add_one", rules::add_one_kernel, 1u, 4u, 0, own, data.data);
+  CHECK(to_host(data) == std::vector<float>(4, 1.0f));
+  launch("add_one", rules::add_one_kernel, 1u, 4u, 0, own, data.data);
+  own.synchronize();
+  launch("double", rules::double_kernel, 1u, 4u, 0, usual, data.data);
+  CHECK(to_host(data) == std::vector<float>(4, 4.0f));
+}
+
+TEST_CASE("emulator: launches that CUDA refuses, and messages that repeat a run", "[simt]") {
+  Context<Simt> ctx;
+  Floats out(ctx, {1});
+  const auto start = [&](kernels::dim3 grid, kernels::dim3 block, size_t shared_bytes) {
+    launch("refused", rules::add_one_kernel, grid, block, shared_bytes, ctx, out.data);
+  };
+  REQUIRE_ERROR(start(0, 32, 0), simt::Fault, "kernel refused: a grid of 0 blocks (x)");
+  REQUIRE_ERROR(start(1, 2048, 0), simt::Fault, "a block of 2048 threads (x)");
+  REQUIRE_ERROR(start(1, {64, 32}, 0), simt::Fault, "a block of 2048 threads, but at most 1024");
+  REQUIRE_ERROR(start({1, 70000}, 32, 0), simt::Fault, "a grid of 70000 blocks (y)");
+  REQUIRE_ERROR(start(1, 32, 300000), simt::Fault, "300000 bytes of shared memory asked for");
+  const InOrder setting(simt::Order::random, 17);
+  CHECK_THAT(fault_of(ctx, rules::misaligned_pack_kernel, 1, 1, 0, out.data, out.data),
+             contains("again with TESSERA_SIMT_ORDER=random TESSERA_SIMT_SEED=17"));
+}
+
+TEST_CASE("emulator: counters tell sectors and bank conflicts", "[simt]") {
+  Context<Simt> ctx;
+  const auto transactions = [&](bool shared, auto&& run) {
+    simt::reset_counters();
+    simt::settings().counters = true;
+    run();
+    ctx.synchronize();
+    simt::settings().counters = false;
+    uint64_t most = 0;
+    for (const auto& row : simt::counters())
+      if (row.shared == shared) most = std::max(most, row.transactions / row.requests);
+    return most;
+  };
+  Floats in = Floats::zeros(ctx, {1024}), out(ctx, {1024});
+  CHECK(transactions(false, [&] { launch("packs", rules::packs_kernel, 1u, 32u, 0, ctx, out.data, in.data); }) ==
+        16);  // 512 bytes
+  CHECK_THAT(simt::counter_table(), contains("emulator_kernels.cuh:"));
+  if (!simt::checked()) return;  // plain loads and stores are seen by the checked flavour alone
+  const auto column = [&](auto* kernel) {
+    return [&ctx, &in, &out, kernel] { launch("column", kernel, 1u, 32u, 0, ctx, out.data, in.data); };
+  };
+  CHECK(transactions(true, column(rules::column_kernel<32>)) == 32);
+  CHECK(transactions(true, column(rules::column_kernel<33>)) == 1);
+  CHECK(transactions(false, column(rules::column_kernel<33>)) == 32);  // one sector for every lane of the last store
+}
