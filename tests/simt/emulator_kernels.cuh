@@ -22,6 +22,8 @@ template <unsigned mask>
 TESSERA_KERNEL void partial_sync_kernel(int* out) {
   TESSERA_SHARED(int, shared, 32);
   const int lane = threadIdx.x;
+  shared[lane] = -1;
+  __syncwarp();
   shared[lane] = lane;
   if (mask >> lane & 1u) __syncwarp(mask);
   out[lane] = lane < 8 ? shared[lane ^ 1] : 0;
@@ -31,6 +33,8 @@ template <bool second_meeting>
 TESSERA_KERNEL void chain_kernel(int* out) {
   TESSERA_SHARED(int, shared, 1);
   const int lane = threadIdx.x;
+  if (lane == 3) shared[0] = 0;
+  __syncwarp();
   if (lane == 0) shared[0] = 5;
   if (lane < 2) __syncwarp(0x3);
   if (second_meeting && (lane == 1 || lane == 2)) __syncwarp(0x6);

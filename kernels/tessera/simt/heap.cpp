@@ -11,6 +11,8 @@
 #include <deque>
 #include <map>
 #include <new>
+#include <tuple>
+#include <utility>
 
 #include <tessera/simt/machine.hpp>
 #include <tessera/simt/shadow.hpp>
@@ -28,6 +30,8 @@ struct Buffer {
   char* data;  // ends with the pages, but for up to 15 bytes
   size_t bytes;
   size_t guard;
+  char* span;  // all addresses taken for it
+  size_t span_bytes;
   bool fresh = true;  // not yet filled
 };
 
@@ -56,7 +60,7 @@ void make_accessible(Buffer& buffer) {
   buffer.fresh = false;
 }
 
-char* take_span(Heap& h, size_t span) {
+std::pair<char*, size_t> take_span(Heap& h, size_t span) {
   if (!h.base) {
     void* data = mmap(nullptr, heap_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED) throw std::bad_alloc();
@@ -65,15 +69,15 @@ char* take_span(Heap& h, size_t span) {
   if (h.used + span <= heap_bytes) {
     char* at = h.base + h.used;
     h.used += span;
-    return at;
+    return {at, span};
   }
   // Addresses are used again as late as possible, so that old pointers stay forbidden.
   const auto found = h.free_spans.lower_bound(span);
   if (found == h.free_spans.end()) fail<Error>("simt: ", span, " bytes of device memory are more than is left");
-  char* at = found->second.front();
+  const std::pair taken{found->second.front(), found->first};
   found->second.pop_front();
   if (found->second.empty()) h.free_spans.erase(found);
-  return at;
+  return taken;
 }
 
 /// The buffer that holds the address or lies nearest to it; null where there is none.
@@ -100,7 +104,8 @@ void* heap_allocate(size_t bytes) {
   const size_t page = size_t(sysconf(_SC_PAGESIZE));
   const size_t page_bytes = std::max(page, (bytes + page - 1) / page * page), guard = std::max(least_guard, page_bytes);
   Buffer buffer;
-  buffer.pages = take_span(h, page_bytes + 2 * guard) + guard;
+  std::tie(buffer.span, buffer.span_bytes) = take_span(h, page_bytes + 2 * guard);
+  buffer.pages = buffer.span + guard;
   buffer.page_bytes = page_bytes;
   buffer.data = buffer.pages + page_bytes - (bytes + alignment - 1) / alignment * alignment;
   if (bytes == 0) buffer.data -= alignment;  // an address of its own
@@ -121,7 +126,7 @@ void heap_release(void* data) {
   shadow_close_global(buffer.pages, buffer.page_bytes);
   // Mapped anew, the pages join the forbidden ones around them.
   mmap(buffer.pages, buffer.page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  h.free_spans[buffer.page_bytes + 2 * buffer.guard].push_back(buffer.pages - buffer.guard);
+  h.free_spans[buffer.span_bytes].push_back(buffer.span);
 }
 
 void heap_expect(const void* data, size_t bytes, const char* what) {

@@ -123,6 +123,9 @@ struct Attempt {
     return sentence("shared memory ", address - (before->data + before->bytes), " bytes past the end of the array of ",
                     before->bytes, " bytes declared at ", simt::place(before->site));
   }
+  [[noreturn]] void thread_fault(const std::string& what) const {
+    leave_block(what + " at " + words(place) + " [" + thread_name(thread) + "]");
+  }
   [[noreturn]] void refuse(const std::string& kind, const std::string& more = "") const {
     leave_block(kind + ": a thread " + verb() + sentence(" ", bytes, " bytes at ") + words(place) + ", " + where() +
                 more + " [" + thread_name(thread) + "]");
@@ -295,13 +298,15 @@ void check_other(const Attempt& attempt) {
   if (attempt.address >= &__executable_start && attempt.address < &end) return;  // constants
   const ptrdiff_t from_words = attempt.address - reinterpret_cast<const char*>(&kernels::simt_provider::threadIdx);
   if (from_words > -65536 && from_words < 65536) return;  // threadIdx and its like: variables of the system's thread
+  const char* own = attempt.thread.fiber.stack_low;
+  if (attempt.address < own && attempt.address + attempt.bytes > own)
+    attempt.thread_fault("the stack of a thread overflowed its " + std::to_string(fiber_stack_bytes) + " bytes");
   const char* first = machine.threads.front().fiber.stack_low;
   const Fiber& last = machine.threads.back().fiber;
   const bool of_other_thread = attempt.address >= first && attempt.address < last.stack_low + last.stack_bytes;
-  leave_block(sentence("access out of bounds: a thread ", attempt.verb(), " ", attempt.bytes, " bytes at ") +
-              words(attempt.place) +
-              (of_other_thread ? ", a local variable of another thread" : ", memory of the host") + " [" +
-              thread_name(attempt.thread) + "]");
+  attempt.thread_fault(std::string("access out of bounds: a thread ") + attempt.verb() +
+                       sentence(" ", attempt.bytes, " bytes of ") +
+                       (of_other_thread ? "a local variable of another thread" : "memory of the host"));
 }
 
 }  // namespace
