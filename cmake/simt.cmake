@@ -4,7 +4,7 @@
 #                          compiled with the sanitizers and with callbacks at loads and stores. clang alone can do that.
 option(TESSERA_SIMT_CHECKED "Kernels of own tests run with every load and store checked (needs clang)" OFF)
 
-set(simt_sources counters fiber heap matrices scheduler shadow shared streams warp)
+set(simt_sources counters fiber glibc heap matrices scheduler shadow shared streams warp)
 list(TRANSFORM simt_sources REPLACE "(.+)" "${CMAKE_CURRENT_SOURCE_DIR}/kernels/tessera/simt/\\1.cpp")
 add_library(tessera_simt STATIC EXCLUDE_FROM_ALL ${simt_sources})
 add_library(tessera::simt ALIAS tessera_simt)

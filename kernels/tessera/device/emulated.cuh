@@ -177,12 +177,21 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __fdividef(float x, float y) { return x / y; }
+#if defined(__GLIBC__)  // declares these names itself; simt/glibc.cpp defines them
+using ::__cosf;
+using ::__expf;
+using ::__log2f;
+using ::__logf;
+using ::__powf;
+using ::__sinf;
+#else
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __log2f(float x) { return std::log2(x); }
 inline float __powf(float x, float y) { return std::pow(x, y); }
 inline float __sinf(float x) { return std::sin(x); }
 inline float __cosf(float x) { return std::cos(x); }
+#endif
 inline float __saturatef(float x) { return x > 0.0f ? std::min(x, 1.0f) : 0.0f; }  // NaN gives 0
 inline int __float2int_rn(float x) {                                               // saturates; NaN gives 0
   if (!(x == x)) return 0;
