@@ -64,7 +64,8 @@ struct Backend<op::attention, kernels::KernelDevice> {
       }
       if ((d_key || d_value) && key.size() > 0)
         kernels::launch("attention_d_key_value", kernels::attention_d_key_value_kernel<T, Width>,
-                        blocks(name, key, KeyTraits::block_keys), unsigned(KeyTraits::threads),
+                        {blocks(name, key, KeyTraits::block_keys), 3u - KeyTraits::outputs_of_block<E, Width>},
+                        unsigned(KeyTraits::threads),
                         KeyTraits::shared_bytes<E, Width>(), ctx, strided(d_key), strided(d_value), strided(d_out),
                         log_sum_exp.data, dots.data, strided(query), strided(key), strided(value), problem);
     });

@@ -25,6 +25,9 @@ struct attention_d_query_traits : attention_traits {
 };
 struct attention_d_key_value_traits : attention_traits {
   static constexpr int block_keys = 16 * warps;
+  // Wide floats: the sums of both outputs would not fit into registers, so each has blocks of its own (blockIdx.y).
+  template <class E, int Width>
+  static constexpr int outputs_of_block = Width * int(sizeof(E)) > 256 ? 1 : 2;
   template <class E, int Width>
   static constexpr size_t shared_bytes() {
     return sizeof(E) * size_t((2 * block_keys + 4 * tile_rows<E, Width>)*tile_stride<E, Width>) +
@@ -233,9 +236,13 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_d_key_value_traits::threads)
     }
   };
 
-  float d_key_sums[Width / 8][4], d_value_sums[Width / 8][4];
-  set_zero(d_key_sums);
+  constexpr int outputs = Traits::outputs_of_block<E, Width>;
+  const bool wants_value = d_value.data && (outputs == 2 || blockIdx.y == 0);
+  const bool wants_key = d_key.data && (outputs == 2 || blockIdx.y == 1);
+  float sums[outputs][Width / 8][4];
+  auto &d_value_sums = sums[0], &d_key_sums = sums[outputs - 1];
   set_zero(d_value_sums);
+  set_zero(d_key_sums);
   const float factor = problem.scale * log2_of_e;
   if (first_tile < end_tile) {
     load_tile<Traits::block_keys, Width, Traits::threads>(
@@ -264,37 +271,42 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_d_key_value_traits::threads)
         const E* d_out_part = d_out_rows[tile % 2] + step * stride;
         float weights[step_queries / 8][4], d_scores[step_queries / 8][4];  // [16 keys, queries]
         multiply_rows<E, Width>(weights, left_key, query_part);
-        multiply_rows<E, Width>(d_scores, left_value, d_out_part);
         TESSERA_UNROLL
         for (int n = 0; n < step_queries / 8; ++n) {
           const int column = step + n * 8 + lane % 4 * 2;
           const auto shift = load_pack<float, 2>(subtracted[tile % 2] + column);
-          const auto mean = load_pack<float, 2>(dot[tile % 2] + column);
           TESSERA_UNROLL
           for (int i = 0; i < 4; ++i) {
             const int row = first_key + lane / 4 + i / 2 * 8, of_query = tile * query_tile + column + i % 2;
             const bool sees = row < length && (!problem.causal || row <= of_query);
             weights[n][i] = sees ? exp2_approximate(weights[n][i] * factor - shift[i % 2]) : 0.0f;
-            d_scores[n][i] = weights[n][i] * (d_scores[n][i] - mean[i % 2]);
           }
         }
-        if (d_value.data) add_weighted_rows<E, Width>(d_value_sums, weights, d_out_part);
-        if (d_key.data) add_weighted_rows<E, Width>(d_key_sums, d_scores, query_part);
+        if (wants_value) add_weighted_rows<E, Width>(d_value_sums, weights, d_out_part);
+        if (!wants_key) continue;
+        multiply_rows<E, Width>(d_scores, left_value, d_out_part);
+        TESSERA_UNROLL
+        for (int n = 0; n < step_queries / 8; ++n) {
+          const auto mean = load_pack<float, 2>(dot[tile % 2] + step + n * 8 + lane % 4 * 2);
+          TESSERA_UNROLL
+          for (int i = 0; i < 4; ++i) d_scores[n][i] = weights[n][i] * (d_scores[n][i] - mean[i % 2]);
+        }
+        add_weighted_rows<E, Width>(d_key_sums, d_scores, query_part);
       }
       __syncthreads();  // before the next tile but one overwrites these queries
     }
   }
   // A warp's own rows of the keys and values, which nobody reads any more, carry its results out.
   const int rows = problem.keys - first_key;
-  const auto write = [&](const AttentionView<T>& to, E* own_rows, const float(&sums)[Width / 8][4], float scale) {
-    if (!to.data || rows <= 0) return;
-    put_rows<E, Width>(own_rows, sums, scale, scale);
+  if (rows <= 0) return;
+  const auto write = [&](const AttentionView<T>& to, E* own_rows, const float(&results)[Width / 8][4], float scale) {
+    put_rows<E, Width>(own_rows, results, scale, scale);
     __syncwarp();
     store_tile<16, Width, warp_size>(to.head_at(block.item, block.head) + first_key * to.row, to.row, to.packs,
                                      own_rows, rows, problem.channels, lane);
   };
-  write(d_key, key_rows + warp * 16 * stride, d_key_sums, problem.scale);
-  write(d_value, value_rows + warp * 16 * stride, d_value_sums, 1.0f);
+  if (wants_key) write(d_key, key_rows + warp * 16 * stride, d_key_sums, problem.scale);
+  if (wants_value) write(d_value, value_rows + warp * 16 * stride, d_value_sums, 1.0f);
 }
 
 }  // namespace TESSERA_PROVIDER

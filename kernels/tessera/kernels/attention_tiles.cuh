@@ -11,6 +11,15 @@
 #include <tessera/device/launch.cuh>
 #include <tessera/device/reduce.cuh>
 
+// Before a loop: keep it a loop.
+#if !defined(TESSERA_NO_UNROLL)
+#if defined(__CUDACC__)
+#define TESSERA_NO_UNROLL _Pragma("unroll 1")
+#else
+#define TESSERA_NO_UNROLL
+#endif
+#endif
+
 namespace tessera::kernels {
 inline namespace TESSERA_PROVIDER {
 
@@ -246,6 +255,7 @@ struct TileProduct<float> {
 /// 16 rows of a tile as left operand of many products: kept in registers (`Held`), or read again for each.
 template <class E, int Width, bool Held>
 struct LeftRows {
+  static constexpr bool held = true;
   Fragment fragments[Width / TileProduct<E>::depth];
   TESSERA_DEVICE explicit LeftRows(const E* rows) {
     TESSERA_UNROLL
@@ -256,6 +266,7 @@ struct LeftRows {
 };
 template <class E, int Width>
 struct LeftRows<E, Width, false> {
+  static constexpr bool held = false;
   const E* rows;
   TESSERA_DEVICE explicit LeftRows(const E* first_row) : rows(first_row) {}
   TESSERA_DEVICE Fragment operator[](int k) const {
@@ -278,14 +289,21 @@ TESSERA_DEVICE void set_zero(float (&tiles)[Tiles][4]) {
 template <class E, int Width, class Left, int Tiles>
 TESSERA_DEVICE void multiply_rows(float (&scores)[Tiles][4], const Left& left, const E* tile) {
   using Product = TileProduct<E>;
+  constexpr int steps = Width / Product::depth;
   set_zero(scores);
-  TESSERA_UNROLL
-  for (int k = 0; k < Width / Product::depth; ++k) {
+  const auto step = [&](int k) {
     const Fragment a = left[k];
     TESSERA_UNROLL
     for (int n = 0; n < Tiles; n += 2)
       Product::multiply(scores[n], scores[n + 1], a,
                         Product::template right<Width>(tile + n * 8 * tile_stride<E, Width>, k * Product::depth));
+  };
+  if constexpr (Left::held) {
+    TESSERA_UNROLL
+    for (int k = 0; k < steps; ++k) step(k);
+  } else {  // unrolled, the reads ahead would take more registers than there are
+    TESSERA_NO_UNROLL
+    for (int k = 0; k < steps; ++k) step(k);
   }
 }
 
