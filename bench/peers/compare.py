@@ -227,6 +227,7 @@ def main():
     temporary.write_text(json.dumps(rows, indent=1) + "\n")
     temporary.replace(arguments.output)
     if arguments.report:
+        Path(arguments.report).parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(arguments.report + ".tmp")
         temporary.write_text(report(rows, facts))
         temporary.replace(arguments.report)
