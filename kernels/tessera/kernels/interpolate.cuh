@@ -143,9 +143,10 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(interpolate_traits::threads)
 template <Interpolation mode>
 TESSERA_DEVICE float weight_of(const SampledAxis& axis, int64_t i, int64_t o) {
   const Taps<float> taps = axis.taps<mode>(o);
-  float weight = 0;
-  TESSERA_UNROLL
-  for (int k = 0; k < tap_count(mode); ++k) weight += taps.index[k] == i ? taps.weight[k] : 0.0f;
+  const auto share = [&](int k) { return taps.index[k] == i ? taps.weight[k] : 0.0f; };
+  float weight = share(0);
+  if constexpr (mode != Interpolation::nearest) weight += share(1);
+  if constexpr (mode == Interpolation::bicubic) weight += share(2) + share(3);
   return weight;
 }
 
