@@ -21,7 +21,6 @@ template <class T>
 struct Results {
   std::vector<T> out, d_query, d_key, d_value;
   std::vector<float> log_sum_exp;
-  bool operator==(const Results&) const = default;
 };
 
 template <class T, class Device>
@@ -90,7 +89,9 @@ TEMPLATE_TEST_CASE("attention: kernels agree with Cpu at every size, with every 
            {3, 129, 197, 2, 40, false, {197, 0, 1}},
            {1, 197, 197, 2, 64, true},
            {2, 77, 77, 1, 64, true, {77, 12}},
+           {1, 197, 256, 1, 64},
            {1, 70, 300, 1, 64},
+           {1, 300, 100, 1, 64},
            {1, 300, 290, 1, 24, true},
            {1, 65, 129, 1, 128},
            {1, 66, 66, 1, 100, true},
@@ -102,4 +103,123 @@ TEMPLATE_TEST_CASE("attention: kernels agree with Cpu at every size, with every 
            {2, 9, 0, 1, 8},
        })
     check_case<T>(c, tolerance);
+}
+
+TEST_CASE("attention: kernels take float16", "[kernels]") {
+  check_case<float16>({2, 33, 70, 1, 40, true, {70, 3}}, 1.5e-3);
+}
+
+// One kernel of each kind: resident, tiled, tiled with the keys parted among the warps.
+const std::vector<Case> kinds = {{2, 77, 77, 1, 64, true, {77, 12}}, {1, 70, 66, 2, 24}, {1, 8, 150, 1, 16}};
+
+TEMPLATE_TEST_CASE("attention: kernels give the same bits in every order", "[kernels]", float, bfloat16) {
+  using T = TestType;
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  for (const Case& c : kinds) {
+    const Shape<4> q_shape{c.items, c.queries, c.heads, c.channels}, k_shape{c.items, c.keys, c.heads, c.channels};
+    const auto query = on_device(device, random_tensor<T>(ctx, q_shape, 1));
+    const auto key = on_device(device, random_tensor<T>(ctx, k_shape, 2));
+    const auto value = on_device(device, random_tensor<T>(ctx, k_shape, 3));
+    const auto d_out = on_device(device, random_tensor<T>(ctx, q_shape, 4));
+    Tensor<int32_t, 1, Simt> lengths;
+    if (!c.lengths.empty()) lengths = Tensor<int32_t, 1, Simt>::from_host(device, {c.items}, c.lengths);
+    std::vector<std::vector<float>> first;
+    for (const simt::Order order : simt::all_orders) {
+      const InOrder in_order(order, 7);
+      const auto r = run(device, c, query, key, value, d_out, lengths);
+      std::vector<std::vector<float>> results = {r.log_sum_exp};
+      for (const auto& values : {r.out, r.d_query, r.d_key, r.d_value}) {
+        results.emplace_back();
+        for (const T v : values) results.back().push_back(widen(v));
+      }
+      if (first.empty()) first = results;
+      CHECK(results == first);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("attention: kernels take packed and misaligned views and skip absent outputs", "[kernels]", float,
+                   bfloat16) {
+  using T = TestType;
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  for (const Case& c : kinds) {
+    // Five packed tensors beside one another; from `offset` 1 on, no row is aligned.
+    const int64_t rows = std::max(c.queries, c.keys);
+    for (const int64_t offset : {0, 1}) {
+      INFO("offset " << offset << ", D " << c.channels);
+      const auto packed = random_tensor<T, 5>(ctx, {c.items, rows, 4, c.heads, c.channels + offset}, 5);
+      const auto packed_device = on_device(device, packed);
+      const auto part = [&](const auto& tensor, int index, int64_t count) {
+        return tensor.select(2, index).slice(1, 0, count).slice(3, offset, offset + c.channels);
+      };
+      Tensor<int32_t, 1> lengths;
+      Tensor<int32_t, 1, Simt> device_lengths;
+      if (!c.lengths.empty()) {
+        lengths = Tensor<int32_t, 1>::from_host(ctx, {c.items}, c.lengths);
+        device_lengths = on_device(device, lengths);
+      }
+      const AttentionOptions options{.causal = c.causal};
+      Tensor<T, 4> out(ctx, {c.items, c.queries, c.heads, c.channels});
+      Tensor<float, 3> log_sum_exp(ctx, {c.items, c.heads, c.queries});
+      auto d_packed = Tensor<T, 5>::zeros(ctx, packed.shape);
+      attention_forward(ctx, view(out), log_sum_exp, part(packed, 0, c.queries), part(packed, 1, c.keys),
+                        part(packed, 2, c.keys), lengths, options);
+      attention_backward(ctx, part(d_packed, 0, c.queries), part(d_packed, 1, c.keys), part(d_packed, 2, c.keys),
+                         part(packed, 3, c.queries), log_sum_exp, out, part(packed, 0, c.queries),
+                         part(packed, 1, c.keys), part(packed, 2, c.keys), lengths, options);
+
+      Tensor<T, 4, Simt> out_s(device, out.shape), again(device, out.shape);
+      Tensor<float, 3, Simt> log_sum_exp_s(device, log_sum_exp.shape);
+      auto d_packed_s = Tensor<T, 5, Simt>::zeros(device, packed.shape);
+      auto d_alone_s = Tensor<T, 5, Simt>::zeros(device, packed.shape);
+      const auto q = part(packed_device, 0, c.queries), k = part(packed_device, 1, c.keys),
+                 v = part(packed_device, 2, c.keys), d_o = part(packed_device, 3, c.queries);
+      attention_forward(device, view(out_s), log_sum_exp_s, q, k, v, device_lengths, options);
+      attention_forward(device, view(again), {}, q, k, v, device_lengths, options);
+      attention_backward(device, part(d_packed_s, 0, c.queries), part(d_packed_s, 1, c.keys),
+                         part(d_packed_s, 2, c.keys), d_o, log_sum_exp_s, out_s, q, k, v, device_lengths, options);
+      const double tolerance = std::is_same_v<T, float> ? 3e-6 : 1.2e-2;
+      CHECK(difference(to_host(out_s), to_host(out)) < tolerance);
+      CHECK(largest_difference(to_host(again), to_host(out_s)) == 0);
+      // All of the packed gradient, so that what lies between the views is seen to stay as it was.
+      CHECK(difference(to_host(d_packed_s), to_host(d_packed)) < tolerance);
+      // Each gradient alone has the bits that it has beside the others.
+      attention_backward(device, part(d_alone_s, 0, c.queries), {}, {}, d_o, log_sum_exp_s, out_s, q, k, v,
+                         device_lengths, options);
+      attention_backward(device, TensorView<T, 4, Simt>{}, part(d_alone_s, 1, c.keys), {}, d_o, log_sum_exp_s, out_s, q,
+                         k, v, device_lengths, options);
+      attention_backward(device, TensorView<T, 4, Simt>{}, {}, part(d_alone_s, 2, c.keys), d_o, log_sum_exp_s, out_s, q,
+                         k, v, device_lengths, options);
+      CHECK(largest_difference(to_host(d_alone_s), to_host(d_packed_s)) == 0);
+    }
+  }
+}
+
+TEST_CASE("attention: keys beyond an item's length are not touched by what memory holds there", "[kernels]") {
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  for (const int64_t queries : {4, 40, 70}) {
+    const Case c{1, queries, 90, 1, 64, false, {37}};
+    const Shape<4> q_shape{1, queries, 1, 64}, k_shape{1, 90, 1, 64};
+    auto key = random_tensor<bfloat16>(ctx, k_shape, 2), value = random_tensor<bfloat16>(ctx, k_shape, 3);
+    const auto query = on_device(device, random_tensor<bfloat16>(ctx, q_shape, 1));
+    const auto d_out = on_device(device, random_tensor<bfloat16>(ctx, q_shape, 4));
+    const auto lengths = Tensor<int32_t, 1, Simt>::from_host(device, {1}, c.lengths);
+    const auto clean = run(device, c, query, on_device(device, key), on_device(device, value), d_out, lengths);
+    for (int64_t i = 37 * 64; i < 90 * 64; ++i)
+      key.data[i] = value.data[i] = narrow<bfloat16>(std::numeric_limits<float>::quiet_NaN());
+    const auto spoilt = run(device, c, query, on_device(device, key), on_device(device, value), d_out, lengths);
+    CHECK(largest_difference(spoilt.out, clean.out) == 0);
+    CHECK(largest_difference(spoilt.d_query, clean.d_query) == 0);
+    CHECK(largest_difference(spoilt.d_key, clean.d_key) == 0);
+    CHECK(largest_difference(spoilt.d_value, clean.d_value) == 0);
+  }
+}
+
+TEST_CASE("attention: kernels refuse heads that are too wide", "[kernels]") {
+  Context<Simt> device;
+  Tensor<float, 4, Simt> wide(device, {1, 2, 1, 129});
+  REQUIRE_ERROR(attention(device, wide, wide, wide), ShapeError, "at most 128");
 }

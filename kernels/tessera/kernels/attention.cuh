@@ -2,7 +2,7 @@
 #pragma once
 #include <limits>
 
-#include <tessera/kernels/attention_backward.cuh>
+#include <tessera/kernels/attention_resident.cuh>
 #include <tessera/ops/attention.hpp>
 
 namespace tessera {
@@ -18,6 +18,16 @@ struct Backend<op::attention, kernels::KernelDevice> {
     using Traits = kernels::attention_forward_traits;
     constexpr auto name = "attention_forward";
     const auto problem = describe<T>(name, query, key, key_lengths, options);
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      using Resident = kernels::attention_resident_forward_traits;
+      if (fits_block(problem) && problem.queries > Traits::few_queries)
+        return for_key_steps(problem.keys, [&](auto steps) {
+          constexpr int KeySteps = decltype(steps)::value;
+          kernels::launch(name, kernels::attention_resident_forward_kernel<KeySteps>, heads(name, query),
+                          unsigned(Resident::threads), Resident::shared_bytes(KeySteps), ctx, strided(out),
+                          log_sum_exp.data, strided(query), strided(key), strided(value), problem);
+        });
+    }
     for_width(problem.channels, [&](auto width) {
       constexpr int Width = decltype(width)::value;
       using E = kernels::tile_element<T>;
@@ -44,6 +54,17 @@ struct Backend<op::attention, kernels::KernelDevice> {
     using KeyTraits = kernels::attention_d_key_value_traits;
     constexpr auto name = "attention_backward";
     const auto problem = describe<T>(name, query, key, key_lengths, options);
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      if (fits_block(problem) && problem.queries <= kernels::attention_resident_traits::most_rows && key.size() > 0)
+        return for_key_steps(problem.keys, [&](auto steps) {
+          constexpr int KeySteps = decltype(steps)::value;
+          using Resident = kernels::attention_resident_backward_traits<KeySteps>;
+          kernels::launch(name, kernels::attention_resident_backward_kernel<KeySteps>, heads(name, key),
+                          unsigned(Resident::threads), Resident::shared_bytes, ctx, strided(d_query), strided(d_key),
+                          strided(d_value), strided(d_out), log_sum_exp.data, strided(out), strided(query),
+                          strided(key), strided(value), problem);
+        });
+    }
     Tensor<float, 3, Device> dots(ctx, log_sum_exp.shape);
     if (query.size() > 0) start_dots<T>(ctx, dots, d_out, out, problem);
     for_width(problem.channels, [&](auto width) {
@@ -65,9 +86,9 @@ struct Backend<op::attention, kernels::KernelDevice> {
       if ((d_key || d_value) && key.size() > 0)
         kernels::launch("attention_d_key_value", kernels::attention_d_key_value_kernel<T, Width>,
                         {blocks(name, key, KeyTraits::block_keys), 3u - KeyTraits::outputs_of_block<E, Width>},
-                        unsigned(KeyTraits::threads),
-                        KeyTraits::shared_bytes<E, Width>(), ctx, strided(d_key), strided(d_value), strided(d_out),
-                        log_sum_exp.data, dots.data, strided(query), strided(key), strided(value), problem);
+                        unsigned(KeyTraits::threads), KeyTraits::shared_bytes<E, Width>(), ctx, strided(d_key),
+                        strided(d_value), strided(d_out), log_sum_exp.data, dots.data, strided(query), strided(key),
+                        strided(value), problem);
     });
   }
 
@@ -86,6 +107,25 @@ struct Backend<op::attention, kernels::KernelDevice> {
       f(Constant<128>{});
   }
 
+  /// Whether a block can hold all keys and values of a head, see attention_resident.cuh.
+  static bool fits_block(const kernels::AttentionProblem& problem) {
+    using Traits = kernels::attention_resident_traits;
+    return problem.keys <= Traits::most_rows && problem.channels > Traits::width / 2 &&
+           problem.channels <= Traits::width;
+  }
+  /// Calls f with a number of steps of 16 keys that holds them all: few kinds, chosen for 77, 128, 197 and 256 keys.
+  template <class F>
+  static void for_key_steps(int keys, F&& f) {
+    if (keys <= 5 * 16)
+      f(Constant<5>{});
+    else if (keys <= 8 * 16)
+      f(Constant<8>{});
+    else if (keys <= 13 * 16)
+      f(Constant<13>{});
+    else
+      f(Constant<16>{});
+  }
+
   template <class T>
   static kernels::AttentionProblem describe(const char* name, In<T, 4, Device> query, In<T, 4, Device> key,
                                             In<int32_t, 1, Device> key_lengths, const AttentionOptions& options) {
@@ -98,8 +138,13 @@ struct Backend<op::attention, kernels::KernelDevice> {
     require<ShapeError>(std::max({queries, keys, heads}) <= most_rows, name, ": query ", to_string(query.shape),
                         " and key ", to_string(key.shape), " must have at most ", most_rows, " rows and heads");
     expect_contiguous(name, "key_lengths", key_lengths);
-    return {key_lengths.data, int(queries), int(keys),     int(heads),
-            int(channels),    options.causal, float(options.scale_for(channels))};
+    return {key_lengths.data,
+            int(queries),
+            int(keys),
+            int(heads),
+            int(channels),
+            options.causal,
+            float(options.scale_for(channels))};
   }
 
   template <class T>
@@ -117,6 +162,12 @@ struct Backend<op::attention, kernels::KernelDevice> {
     require<ShapeError>(count <= std::numeric_limits<int32_t>::max(), name, ": ", to_string(view.shape), " needs ",
                         count, " blocks, more than a launch may have; split the batch");
     return unsigned(count);
+  }
+
+  /// One block for every head.
+  template <class T>
+  static unsigned heads(const char* name, const TensorView<T, 4, Device>& view) {
+    return blocks(name, view, int(std::max<int64_t>(1, view.shape[1])));
   }
 
   template <class T>

@@ -14,7 +14,7 @@ inline namespace TESSERA_PROVIDER {
 
 struct attention_dots_traits {
   static constexpr int threads = 128;
-  static constexpr int lanes_of_row = 8, rows_of_block = threads / lanes_of_row;
+  static constexpr int lanes = 8, rows_of_block = threads / lanes;  // lanes of a row
 };
 struct attention_d_query_traits : attention_traits {
   template <class E, int Width>
@@ -27,7 +27,7 @@ struct attention_d_key_value_traits : attention_traits {
   static constexpr int block_keys = 16 * warps;
   // Wide floats: the sums of both outputs would not fit into registers, so each has blocks of its own (blockIdx.y).
   template <class E, int Width>
-  static constexpr int outputs_of_block = Width * int(sizeof(E)) > 256 ? 1 : 2;
+  static constexpr int outputs_of_block = Width* int(sizeof(E)) > 256 ? 1 : 2;
   template <class E, int Width>
   static constexpr size_t shared_bytes() {
     return sizeof(E) * size_t((2 * block_keys + 4 * tile_rows<E, Width>)*tile_stride<E, Width>) +
@@ -41,29 +41,34 @@ TESSERA_DEVICE float subtracted_from_scores(float log_sum_exp) {
   return log_sum_exp == minus_infinity() ? plus_infinity() : log_sum_exp * log2_of_e;
 }
 
-/// dots [B, H, Nq] = d_out . out. Eight lanes a row; rows in the order in which they usually lie in memory.
+/// The dot product of two rows, in all of the eight lanes that share them. Whole warps call it.
+template <int Count, class T>
+TESSERA_DEVICE float row_dot(const T* a, const T* b, int channels) {
+  constexpr int lanes = attention_dots_traits::lanes;
+  float sum = 0;
+  for (int channel = int(threadIdx.x) % lanes * Count; channel < channels; channel += lanes * Count) {
+    const auto first = load_pack<T, Count>(a + channel), second = load_pack<T, Count>(b + channel);
+    TESSERA_UNROLL
+    for (int c = 0; c < Count; ++c) sum += widen(first[c]) * widen(second[c]);
+  }
+  TESSERA_UNROLL
+  for (int distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(full_mask, sum, distance);
+  return sum;
+}
+
+/// dots [B, H, Nq] = d_out . out, rows in the order in which they usually lie in memory.
 template <class T, int Count>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_dots_traits::threads)
     attention_dots_kernel(float* dots, AttentionView<const T> d_out, AttentionView<const T> out,
                           AttentionProblem problem, int64_t rows) {
   using Traits = attention_dots_traits;
-  const int lane = int(threadIdx.x) % Traits::lanes_of_row;
-  const int64_t row = int64_t(blockIdx.x) * Traits::rows_of_block + int(threadIdx.x) / Traits::lanes_of_row;
+  const int64_t row = int64_t(blockIdx.x) * Traits::rows_of_block + int(threadIdx.x) / Traits::lanes;
   const int64_t head = row % problem.heads, query = row / problem.heads % problem.queries,
                 item = row / problem.heads / problem.queries;
-  float sum = 0;
-  if (row < rows) {
-    const T *a = d_out.head_at(item, head) + query * d_out.row, *b = out.head_at(item, head) + query * out.row;
-    for (int channel = lane * Count; channel < problem.channels; channel += Traits::lanes_of_row * Count) {
-      const auto first = load_pack<T, Count>(a + channel), second = load_pack<T, Count>(b + channel);
-      TESSERA_UNROLL
-      for (int c = 0; c < Count; ++c) sum += widen(first[c]) * widen(second[c]);
-    }
-  }
-  TESSERA_UNROLL
-  for (int distance = Traits::lanes_of_row / 2; distance > 0; distance /= 2)
-    sum += __shfl_xor_sync(full_mask, sum, distance);
-  if (row < rows && lane == 0) dots[(item * problem.heads + head) * problem.queries + query] = sum;
+  const float dot = row_dot<Count>(d_out.head_at(item, head) + query * d_out.row,
+                                   out.head_at(item, head) + query * out.row, row < rows ? problem.channels : 0);
+  if (row < rows && int(threadIdx.x) % Traits::lanes == 0)
+    dots[(item * problem.heads + head) * problem.queries + query] = dot;
 }
 
 /// Adds up what the warps of all groups of keys have of the same rows, in their order, in the first group's registers.

@@ -15,7 +15,7 @@ struct attention_traits {
 
   // Rows of a tile. Wide floats have smaller ones, so that sm_80's shared memory holds a block.
   template <class E, int Width>
-  static constexpr int tile_rows = Width * int(sizeof(E)) > 256 ? 32 : 64;
+  static constexpr int tile_rows = Width* int(sizeof(E)) > 256 ? 32 : 64;
   // Where queries are few, a warp takes 16 keys of each tile.
   template <class E, int Width>
   static constexpr int most_key_groups = tile_rows<E, Width> / 16;
@@ -176,9 +176,8 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_forward_traits::threads)
   const int length = problem.length(block.item);
   const int block_seen = problem.visible(length, min(block.first + block_queries, problem.queries) - 1);
   const int first_row = block.first + row_group * 16;
-  const int warp_seen = first_row < problem.queries
-                            ? problem.visible(length, min(first_row + 16, problem.queries) - 1)
-                            : 0;
+  const int warp_seen =
+      first_row < problem.queries ? problem.visible(length, min(first_row + 16, problem.queries) - 1) : 0;
   const int seen_by_all = problem.visible(length, first_row);
   const int upper_seen = problem.visible(length, first_row + lane / 4);
   const int lower_seen = problem.visible(length, first_row + lane / 4 + 8);
@@ -232,7 +231,8 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_forward_traits::threads)
     }
   }
   softmax.finish();
-  if constexpr (KeyGroups > 1) combine_key_groups<Width, KeyGroups, row_groups>(sums, softmax, parts, key_group, row_group);
+  if constexpr (KeyGroups > 1)
+    combine_key_groups<Width, KeyGroups, row_groups>(sums, softmax, parts, key_group, row_group);
   if (key_group == 0 && first_row < problem.queries)
     write_attended_rows<Width>(out, log_sum_exp, query_rows + row_group * 16 * stride, sums, softmax, block.item,
                                block.head, first_row, problem);

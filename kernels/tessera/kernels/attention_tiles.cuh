@@ -80,7 +80,7 @@ template <class E, int Width>
 inline constexpr int tile_stride = Width + int(16 / sizeof(E));
 /// Elements of a tile.
 template <class E, int Rows, int Width>
-inline constexpr int tile_size = Rows * tile_stride<E, Width>;
+inline constexpr int tile_size = Rows* tile_stride<E, Width>;
 
 /// Fills a tile with the rows [0, rows) and channels [0, channels) of `from` and with zeros beyond. To be called by
 /// `Threads` threads, `thread` of them each; complete after cp_async_wait and a barrier.
@@ -101,8 +101,7 @@ TESSERA_DEVICE void load_tile(E* tile, const T* from, int64_t row_stride, bool p
     }
     Pack<E> pack;
     TESSERA_UNROLL
-    for (int c = 0; c < count; ++c)
-      pack[c] = narrow<E>(row < rows && channel + c < channels ? widen(source[c]) : 0.0f);
+    for (int c = 0; c < count; ++c) pack[c] = narrow<E>(row < rows && channel + c < channels ? widen(source[c]) : 0.0f);
     store_pack(to, pack);
   }
 }
@@ -156,8 +155,7 @@ struct TileProduct<bfloat16> {
   TESSERA_DEVICE static Fragment right(const E* tile, int channel) {
     const int lane = int(threadIdx.x % warp_size);
     Fragment f;
-    ldmatrix_x4(f.words,
-                tile + (lane / 16 * 8 + lane % 8) * tile_stride<E, Width> + channel + lane / 8 % 2 * 8);
+    ldmatrix_x4(f.words, tile + (lane / 16 * 8 + lane % 8) * tile_stride<E, Width> + channel + lane / 8 % 2 * 8);
     return f;
   }
   template <int Width>
@@ -196,16 +194,16 @@ struct TileProduct<float> {
     const int group = int(threadIdx.x % warp_size / 4), t = int(threadIdx.x % 4);
     const E* row = tile + group * tile_stride<E, Width> + channel + 2 * t;
     const auto upper = load_pack<float, 2>(row), lower = load_pack<float, 2>(row + 8 * tile_stride<E, Width>);
-    return {{__float_as_uint(upper[0]), __float_as_uint(lower[0]), __float_as_uint(upper[1]),
-             __float_as_uint(lower[1])}};
+    return {
+        {__float_as_uint(upper[0]), __float_as_uint(lower[0]), __float_as_uint(upper[1]), __float_as_uint(lower[1])}};
   }
   template <int Width>
   TESSERA_DEVICE static Fragment right(const E* tile, int channel) {
     const int group = int(threadIdx.x % warp_size / 4), t = int(threadIdx.x % 4);
     const E* row = tile + group * tile_stride<E, Width> + channel + 2 * t;
     const auto first = load_pack<float, 2>(row), second = load_pack<float, 2>(row + 8 * tile_stride<E, Width>);
-    return {{__float_as_uint(first[0]), __float_as_uint(first[1]), __float_as_uint(second[0]),
-             __float_as_uint(second[1])}};
+    return {
+        {__float_as_uint(first[0]), __float_as_uint(first[1]), __float_as_uint(second[0]), __float_as_uint(second[1])}};
   }
   template <int Width>
   TESSERA_DEVICE static Fragment right_t(const E* tile, int channel) {
@@ -223,9 +221,7 @@ struct TileProduct<float> {
     add_product(first, left, right.high.words[0], right.high.words[1], right.low.words[0], right.low.words[1]);
     add_product(second, left, right.high.words[2], right.high.words[3], right.low.words[2], right.low.words[3]);
   }
-  TESSERA_DEVICE static void store_pair(E* to, float low, float high) {
-    store_pack(to, Pack<float, 2>{{low, high}});
-  }
+  TESSERA_DEVICE static void store_pair(E* to, float low, float high) { store_pack(to, Pack<float, 2>{{low, high}}); }
 
  private:
   struct Split {
@@ -285,9 +281,9 @@ TESSERA_DEVICE void set_zero(float (&tiles)[Tiles][4]) {
   }
 }
 
-/// scores [16, 8 Tiles] = rows of `left` times the 8 Tiles rows of `tile`.
+/// scores [16, 8 Tiles] = rows of `left` times the 8 Tiles rows of `tile`, 0 for those from `rows` (rounded up) on.
 template <class E, int Width, class Left, int Tiles>
-TESSERA_DEVICE void multiply_rows(float (&scores)[Tiles][4], const Left& left, const E* tile) {
+TESSERA_DEVICE void multiply_rows(float (&scores)[Tiles][4], const Left& left, const E* tile, int rows = 8 * Tiles) {
   using Product = TileProduct<E>;
   constexpr int steps = Width / Product::depth;
   set_zero(scores);
@@ -295,8 +291,9 @@ TESSERA_DEVICE void multiply_rows(float (&scores)[Tiles][4], const Left& left, c
     const Fragment a = left[k];
     TESSERA_UNROLL
     for (int n = 0; n < Tiles; n += 2)
-      Product::multiply(scores[n], scores[n + 1], a,
-                        Product::template right<Width>(tile + n * 8 * tile_stride<E, Width>, k * Product::depth));
+      if (n * 8 < rows)
+        Product::multiply(scores[n], scores[n + 1], a,
+                          Product::template right<Width>(tile + n * 8 * tile_stride<E, Width>, k * Product::depth));
   };
   if constexpr (Left::held) {
     TESSERA_UNROLL
@@ -307,12 +304,15 @@ TESSERA_DEVICE void multiply_rows(float (&scores)[Tiles][4], const Left& left, c
   }
 }
 
-/// sums [16, Width] += weights [16, 8 Tiles] times the 8 Tiles rows of `tile`.
+/// sums [16, Width] += weights [16, 8 Tiles] times the 8 Tiles rows of `tile`; those from `rows` (rounded up) on are
+/// left out.
 template <class E, int Width, int Tiles>
-TESSERA_DEVICE void add_weighted_rows(float (&sums)[Width / 8][4], const float (&weights)[Tiles][4], const E* tile) {
+TESSERA_DEVICE void add_weighted_rows(float (&sums)[Width / 8][4], const float (&weights)[Tiles][4], const E* tile,
+                                      int rows = 8 * Tiles) {
   using Product = TileProduct<E>;
   TESSERA_UNROLL
   for (int k = 0; k < Tiles * 8 / Product::depth; ++k) {
+    if (k * Product::depth >= rows) continue;
     const Fragment a = Product::left_of(weights, k);
     const E* rows = tile + k * Product::depth * tile_stride<E, Width>;
     TESSERA_UNROLL
