@@ -12,7 +12,7 @@
 #include <limits>
 #include <map>
 
-#include <tessera/core/math.hpp>
+#include <tessera/ops/adamw.hpp>
 #include <tessera/optim/parameter_list.hpp>
 
 namespace tessera::optim {
@@ -42,8 +42,14 @@ struct AdamWStep {
 ///     const double norm = optim::gradient_norm(all);
 ///     optimizer.step({.learning_rate_factor = schedule(step), .gradient_scale = optim::clip_factor(norm, 1.0)});
 ///     optimizer.clear_gradients();
-class AdamW {
+///
+/// On a device, step_clipped computes the norm and the clipping there, without the host waiting for either.
+template <class Device>
+class BasicAdamW {
  public:
+  using ParameterHandle = BasicParameterHandle<Device>;
+  using ParameterList = BasicParameterList<Device>;
+
   /// Adds parameters under these options and returns the group's number. Throws ValueError for options out of range and
   /// for a parameter that is in a group already.
   size_t add_group(const ParameterList& parameters, AdamWOptions options) {
@@ -58,6 +64,7 @@ class AdamW {
       refresh_master(states_.size() - 1);
     }
     groups_.push_back(options);
+    rules_changed_ = true;
     return groups_.size() - 1;
   }
   /// Groups are numbered in the order in which they were added.
@@ -67,6 +74,7 @@ class AdamW {
   void set_group(size_t index, AdamWOptions options) {
     check(options);
     groups_.at(index) = options;
+    rules_changed_ = true;
   }
   /// All parameters, group after group.
   const ParameterList& parameters() const { return parameters_; }
@@ -77,37 +85,55 @@ class AdamW {
     Slot& slot = states_[index_of(name)];
     slot.low = low;
     slot.high = high;
+    rules_changed_ = true;
   }
 
   /// One step of every parameter that has a gradient. Gradients are left as they are. Throws ValueError, before any
   /// parameter changes, where a factor is not finite (skip such a step).
-  void step(AdamWStep factors = {}) {
+  void step(Context<Device>& ctx, AdamWStep factors = {}) {
     require(std::isfinite(factors.gradient_scale) && std::isfinite(factors.learning_rate_factor),
             "AdamW: gradient_scale is ", factors.gradient_scale, " and learning_rate_factor ",
             factors.learning_rate_factor, ": skip a step whose gradients are not finite");
-    std::vector<Update> updates(states_.size());
-    std::vector<int64_t> sizes;
-    for (size_t p = 0; p < states_.size(); ++p) {
-      const ParameterHandle& parameter = parameters_[p];
-      sizes.push_back(parameter.size());
-      updates[p].gradient = parameter.gradient();
-      if (!updates[p].gradient) continue;
-      allocate_moments(p);
-      Slot& slot = states_[p];
-      ++slot.step;
-      updates[p].value = parameter.value();
-      updates[p].set(groups_[slot.group], factors, double(slot.step));
-    }
-    const auto blocks = detail::blocks_of(sizes, [&](size_t p) { return updates[p].gradient != nullptr; });
-    detail::for_each_block(blocks, [&](const detail::Block& block) {
-      const ParameterHandle& parameter = parameters_[block.parameter];
-      detail::visit_floating(parameter.dtype(), [&]<class T>(T) {
-        if (parameter.gradient_dtype() == parameter.dtype())
-          update<T, T>(block, updates[block.parameter]);
-        else
-          update<T, accumulate_t<T>>(block, updates[block.parameter]);
-      });
-    });
+    const std::vector<AdamWTensor> tensors = tensors_with_state();
+    set_factors(factors);
+    adamw_step(ctx, steps_view(), rules_view(), factors_view(), tensors);
+  }
+  void step(AdamWStep factors = {}) requires std::is_same_v<Device, Cpu> {
+    Context<Cpu> ctx;
+    step(ctx, factors);
+  }
+
+  /// One step whose gradients are scaled down to `largest_norm` together. The norm is computed and used on the device;
+  /// a step whose norm is not finite changes nothing and does not count.
+  void step_clipped(Context<Device>& ctx, double learning_rate_factor, double largest_norm) {
+    prepare();
+    set_factors({.learning_rate_factor = learning_rate_factor});
+    update_clipped(ctx, largest_norm);
+  }
+  /// The part of step_clipped that the device does alone: what a captured graph of a training step holds. Outside the
+  /// graph, prepare() before the first step and after changes of groups or bounds, and set_factors() before each.
+  void update_clipped(Context<Device>& ctx, double largest_norm) {
+    const std::vector<AdamWTensor> tensors = tensors_with_state();
+    const TensorView<double, 0, Device> norm(norm_.template as<double>(), {});
+    gradient_norm_forward(ctx, norm, tensors);
+    clip_gradients(ctx, factors_view(), norm, largest_norm);
+    adamw_step(ctx, steps_view(), rules_view(), factors_view(), tensors);
+  }
+  /// Allocates what steps need (moments of all parameters too) and hands the groups' options to the device.
+  void prepare() {
+    for (size_t p = 0; p < states_.size(); ++p) allocate_moments(p);
+    send_rules();
+  }
+  /// What the next update uses.
+  void set_factors(AdamWStep factors) {
+    const AdamWFactors values{factors.learning_rate_factor, factors.gradient_scale};
+    Memory<Device>::from_host(factors_.template as<void>(), &values, sizeof values);
+  }
+  /// The norm of all gradients at the last step_clipped or update_clipped; the host waits for it.
+  double last_norm() const {
+    double norm = 0;
+    Memory<Device>::to_host(&norm, norm_.template as<void>(), sizeof norm);
+    return norm;
   }
   /// Drops all gradients, as every step needs before the next backward pass.
   void clear_gradients() const { parameters_.clear_gradients(); }
@@ -116,14 +142,15 @@ class AdamW {
   /// "<name>.first_moment", "<name>.second_moment", "<name>.step" and, for narrow parameters, "<name>.master".
   NamedState state() const {
     NamedState saved;
+    const std::vector<int64_t> steps = steps_taken();
     for (size_t p = 0; p < states_.size(); ++p) {
       const Slot& slot = states_[p];
       const ParameterHandle& parameter = parameters_[p];
       if (slot.master) saved.emplace_back(parameter.name() + ".master", slot.master.tensor(parameter.shape()));
-      if (slot.step == 0) continue;
+      if (steps[p] == 0) continue;
       saved.emplace_back(parameter.name() + ".first_moment", slot.first_moment.tensor(parameter.shape()));
       saved.emplace_back(parameter.name() + ".second_moment", slot.second_moment.tensor(parameter.shape()));
-      saved.emplace_back(parameter.name() + ".step", AnyTensor{Dtype::i64, {}, std::make_shared<int64_t>(slot.step)});
+      saved.emplace_back(parameter.name() + ".step", AnyTensor{Dtype::i64, {}, std::make_shared<int64_t>(steps[p])});
     }
     return saved;
   }
@@ -157,6 +184,7 @@ class AdamW {
       if (states_[p].master)
         detail::expect_state("AdamW", parameter.name() + ".master", *master, dtype, parameter.shape());
     }
+    std::vector<int64_t> steps(states_.size(), 0);
     for (size_t p = 0; p < states_.size(); ++p) {
       Slot& slot = states_[p];
       const std::string& name = parameters_[p].name();
@@ -165,14 +193,14 @@ class AdamW {
         write_from_master(p);
       }
       slot.first_moment = slot.second_moment = {};
-      slot.step = 0;
       if (const AnyTensor* step = find(name + ".step")) {
-        slot.step = *step->as<int64_t>();
+        steps[p] = *step->as<int64_t>();
         allocate_moments(p);
         slot.first_moment.read(*find(name + ".first_moment"));
         slot.second_moment.read(*find(name + ".second_moment"));
       }
     }
+    set_steps(steps);
   }
   /// Takes narrow parameters' masters from the parameters anew: call it after loading or changing their values.
   void refresh_masters() {
@@ -180,28 +208,11 @@ class AdamW {
   }
 
  private:
+  using Buffer = detail::BasicBuffer<Device>;
   struct Slot {
     size_t group = 0;
-    int64_t step = 0;
-    detail::Buffer first_moment, second_moment, master;
+    Buffer first_moment, second_moment, master;
     double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
-  };
-  /// One parameter's numbers for one step.
-  struct Update {
-    const void* gradient = nullptr;
-    void* value = nullptr;
-    double keep = 1, gradient_scale = 1, beta1 = 0, beta2 = 0, step_size = 0, second_correction = 1, epsilon = 0;
-
-    void set(const AdamWOptions& options, const AdamWStep& factors, double step) {
-      const double rate = options.learning_rate * factors.learning_rate_factor;
-      keep = 1 - rate * options.weight_decay;
-      gradient_scale = factors.gradient_scale;
-      beta1 = options.beta1;
-      beta2 = options.beta2;
-      step_size = rate / (1 - std::pow(beta1, step));
-      second_correction = std::sqrt(1 - std::pow(beta2, step));
-      epsilon = options.epsilon;
-    }
   };
 
   static void check(const AdamWOptions& o) {
@@ -219,61 +230,97 @@ class AdamW {
     Slot& slot = states_[p];
     if (slot.first_moment) return;
     const Dtype dtype = detail::accumulate_dtype(parameters_[p].dtype());
-    slot.first_moment = detail::Buffer(dtype, parameters_[p].size());
-    slot.second_moment = detail::Buffer(dtype, parameters_[p].size());
+    slot.first_moment = Buffer(dtype, parameters_[p].size());
+    slot.second_moment = Buffer(dtype, parameters_[p].size());
   }
   void refresh_master(size_t p) {
     const ParameterHandle& parameter = parameters_[p];
     detail::visit_floating(parameter.dtype(), [&]<class T>(T) {
       if constexpr (!std::is_same_v<T, accumulate_t<T>>) {
-        if (!states_[p].master) states_[p].master = detail::Buffer(Dtype::f32, parameter.size());
-        const T* value = static_cast<const T*>(parameter.value());
-        float* master = states_[p].master.template as<float>();
-        for (int64_t i = 0; i < parameter.size(); ++i) master[i] = widen(value[i]);
+        if (!states_[p].master) states_[p].master = Buffer(Dtype::f32, parameter.size());
+        std::vector<T> values(size_t(parameter.size()));
+        std::vector<float> masters;
+        Memory<Device>::to_host(values.data(), parameter.value(), values.size() * sizeof(T));
+        for (const T& value : values) masters.push_back(widen(value));
+        Memory<Device>::from_host(states_[p].master.template as<void>(), masters.data(),
+                                  masters.size() * sizeof(float));
       }
     });
   }
   void write_from_master(size_t p) {
     const ParameterHandle& parameter = parameters_[p];
     detail::visit_floating(parameter.dtype(), [&]<class T>(T) {
-      T* value = static_cast<T*>(parameter.value());
-      const float* master = states_[p].master.template as<float>();
-      for (int64_t i = 0; i < parameter.size(); ++i) value[i] = narrow<T>(master[i]);
+      std::vector<float> masters(size_t(parameter.size()));
+      std::vector<T> values;
+      Memory<Device>::to_host(masters.data(), states_[p].master.template as<void>(), masters.size() * sizeof(float));
+      for (const float master : masters) values.push_back(narrow<T>(master));
+      Memory<Device>::from_host(parameter.value(), values.data(), values.size() * sizeof(T));
     });
   }
 
-  template <class T, class G, class A = accumulate_t<T>>
-  void update(const detail::Block& block, const Update& u) const {
-    const Slot& slot = states_[block.parameter];
-    const G* gradient = static_cast<const G*>(u.gradient);
-    T* value = static_cast<T*>(u.value);
-    A* p = nullptr;
-    if constexpr (std::is_same_v<T, A>)
-      p = value;
-    else
-      p = slot.master.template as<A>();
-    A *m = slot.first_moment.template as<A>(), *v = slot.second_moment.template as<A>();
-    const A keep = A(u.keep), scale = A(u.gradient_scale), new_m = A(1 - u.beta1), beta2 = A(u.beta2),
-            new_v = A(1 - u.beta2), step_size = A(u.step_size), correction = A(u.second_correction),
-            epsilon = A(u.epsilon);
-#pragma omp simd
-    for (int64_t i = block.begin; i < block.end; ++i) {
-      const A g = scale * widen(gradient[i]);
-      m[i] += new_m * (g - m[i]);
-      v[i] = beta2 * v[i] + new_v * g * g;
-      p[i] = keep * p[i] - step_size * m[i] / (math::sqrt(v[i]) / correction + epsilon);
+  // ---- what the device reads at each step ----
+  static Buffer bytes(size_t count) { return Buffer(Dtype::u8, int64_t(count)); }
+  TensorView<int64_t, 1, Device> steps_view() const {
+    return {steps_.template as<int64_t>(), {int64_t(states_.size())}};
+  }
+  TensorView<AdamWRule, 1, Device> rules_view() const {
+    return {rules_.template as<AdamWRule>(), {int64_t(states_.size())}};
+  }
+  TensorView<AdamWFactors, 1, Device> factors_view() const { return {factors_.template as<AdamWFactors>(), {1}}; }
+
+  std::vector<int64_t> steps_taken() const {
+    std::vector<int64_t> steps(states_.size(), 0);
+    if (steps_) Memory<Device>::to_host(steps.data(), steps_.template as<void>(), steps_.bytes());
+    return steps;
+  }
+  void set_steps(const std::vector<int64_t>& steps) {
+    if (steps_.bytes() != steps.size() * sizeof(int64_t)) steps_ = bytes(steps.size() * sizeof(int64_t));
+    Memory<Device>::from_host(steps_.template as<void>(), steps.data(), steps_.bytes());
+  }
+  /// The groups' options as rules, one a parameter, where something has changed.
+  void send_rules() {
+    if (!rules_changed_) return;
+    std::vector<AdamWRule> rules;
+    for (const Slot& slot : states_) {
+      const AdamWOptions& o = groups_[slot.group];
+      rules.push_back({o.learning_rate, o.beta1, o.beta2, o.epsilon, o.weight_decay, slot.low, slot.high});
     }
-    if (std::isfinite(slot.low) || std::isfinite(slot.high))
-      for (int64_t i = block.begin; i < block.end; ++i) p[i] = std::clamp(p[i], A(slot.low), A(slot.high));
-    if constexpr (!std::is_same_v<T, A>) {
-#pragma omp simd
-      for (int64_t i = block.begin; i < block.end; ++i) value[i] = narrow<T>(p[i]);
+    const size_t size = rules.size() * sizeof(AdamWRule);
+    if (rules_.bytes() != size) rules_ = bytes(size);
+    Memory<Device>::from_host(rules_.template as<void>(), rules.data(), size);
+    if (steps_.bytes() != states_.size() * sizeof(int64_t)) {  // new parameters have taken no step
+      std::vector<int64_t> steps = steps_taken();
+      steps.resize(states_.size(), 0);
+      set_steps(steps);
     }
+    rules_changed_ = false;
+  }
+  std::vector<AdamWTensor> tensors_with_state() {
+    send_rules();
+    std::vector<AdamWTensor> tensors;
+    for (size_t p = 0; p < states_.size(); ++p) {
+      const ParameterHandle& parameter = parameters_[p];
+      const void* gradient = parameter.gradient();
+      if (gradient) allocate_moments(p);
+      const Slot& slot = states_[p];
+      tensors.push_back({.value = parameter.value(),
+                         .gradient = gradient,
+                         .master = slot.master.template as<void>(),
+                         .first_moment = slot.first_moment.template as<void>(),
+                         .second_moment = slot.second_moment.template as<void>(),
+                         .size = parameter.size(),
+                         .dtype = parameter.dtype(),
+                         .gradient_dtype = parameter.gradient_dtype()});
+    }
+    return tensors;
   }
 
   ParameterList parameters_;
   std::vector<Slot> states_;  // of parameters_
   std::vector<AdamWOptions> groups_;
+  bool rules_changed_ = true;
+  Buffer steps_, rules_, factors_ = bytes(sizeof(AdamWFactors)), norm_ = bytes(sizeof(double));
 };
+using AdamW = BasicAdamW<Cpu>;
 
 }  // namespace tessera::optim

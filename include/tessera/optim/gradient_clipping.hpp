@@ -3,6 +3,7 @@
 #pragma once
 #include <cmath>
 
+#include <tessera/ops/adamw.hpp>
 #include <tessera/optim/parameter_list.hpp>
 
 namespace tessera::optim {
@@ -10,26 +11,16 @@ namespace tessera::optim {
 /// The L2 norm of all gradients together; parameters without a gradient count as zero. Summed in double, block by block
 /// and then over blocks in order: the same bits at any thread count.
 inline double gradient_norm(const ParameterList& parameters) {
-  std::vector<const void*> gradients;
-  for (const ParameterHandle& parameter : parameters) gradients.push_back(parameter.gradient());
-  const auto blocks =
-      detail::blocks_of(detail::sizes_of(parameters), [&](size_t p) { return gradients[p] != nullptr; });
-  const double squares = parallel_sum<double>(int64_t(blocks.size()), 1, [&](int64_t first, int64_t last) {
-    double sum = 0;
-    for (int64_t b = first; b < last; ++b) {
-      const detail::Block& block = blocks[size_t(b)];
-      detail::visit_floating(parameters[block.parameter].gradient_dtype(), [&]<class G>(G) {
-        const G* gradient = static_cast<const G*>(gradients[block.parameter]);
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = block.begin; i < block.end; ++i) {
-          const double g = double(widen(gradient[i]));
-          sum += g * g;
-        }
-      });
-    }
-    return sum;
-  });
-  return std::sqrt(squares);
+  std::vector<AdamWTensor> tensors;
+  for (const ParameterHandle& parameter : parameters)
+    tensors.push_back({.gradient = parameter.gradient(),
+                       .size = parameter.size(),
+                       .dtype = parameter.dtype(),
+                       .gradient_dtype = parameter.gradient_dtype()});
+  Context<Cpu> ctx;
+  double norm = 0;
+  gradient_norm_forward(ctx, TensorView<double, 0>(&norm, {}), tensors);
+  return norm;
 }
 
 /// What gradients of this norm are multiplied by: 1, or what brings them to `largest_norm` (with PyTorch's 1e-6 in the

@@ -13,12 +13,13 @@
 
 namespace tessera::optim {
 
-/// A named variable on Cpu whose type is known at run time. Copies share the variable.
-class ParameterHandle {
+/// A named variable whose type is known at run time. Copies share the variable.
+template <class Device>
+class BasicParameterHandle {
  public:
   template <class T, int Rank, class G>
-  ParameterHandle(std::string name, const Variable<T, Rank, Cpu, G>& variable)
-      : name_(std::move(name)), access_(std::make_shared<VariableAccess<Variable<T, Rank, Cpu, G>>>(variable)) {
+  BasicParameterHandle(std::string name, const Variable<T, Rank, Device, G>& variable)
+      : name_(std::move(name)), access_(std::make_shared<VariableAccess<Variable<T, Rank, Device, G>>>(variable)) {
     static_assert(std::is_floating_point_v<T> || std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>);
     static_assert(std::is_same_v<G, T> || std::is_same_v<G, accumulate_t<T>>);
     require(bool(variable), "ParameterHandle: ", name_, " is an empty handle: initialise or load the module first");
@@ -38,7 +39,7 @@ class ParameterHandle {
     for (int64_t extent : shape()) n *= extent;
     return n;
   }
-  /// The values, size() of dtype().
+  /// The values, size() of dtype(), in the device's memory.
   void* value() const { return access_->value(); }
   /// size() of gradient_dtype(), or null where no gradient has arrived.
   const void* gradient() const { return access_->gradient(); }
@@ -72,17 +73,20 @@ class ParameterHandle {
   std::string name_;
   std::shared_ptr<Access> access_;
 };
+using ParameterHandle = BasicParameterHandle<Cpu>;
 
 /// Parameters in a fixed order, each name once.
 ///
 ///     optim::ParameterList all;
 ///     nn::for_each_parameter(model, "", [&](const std::string& name, auto& p) { all.add(name, p); });
 ///     const auto [matrices, others] = all.partition([](const auto& p) { return p.rank() >= 2; });
-class ParameterList {
+template <class Device>
+class BasicParameterList {
  public:
+  using ParameterHandle = BasicParameterHandle<Device>;
   /// Throws ValueError for a name that is there already, and for a variable that is there under another name.
   template <class T, int Rank, class G>
-  void add(std::string name, const Variable<T, Rank, Cpu, G>& variable) {
+  void add(std::string name, const Variable<T, Rank, Device, G>& variable) {
     add(ParameterHandle(std::move(name), variable));
   }
   void add(ParameterHandle parameter) {
@@ -109,8 +113,8 @@ class ParameterList {
   }
   /// Those for which predicate(handle) holds, and the others; both in this list's order.
   template <class Predicate>
-  std::pair<ParameterList, ParameterList> partition(Predicate&& predicate) const {
-    std::pair<ParameterList, ParameterList> parts;
+  std::pair<BasicParameterList, BasicParameterList> partition(Predicate&& predicate) const {
+    std::pair<BasicParameterList, BasicParameterList> parts;
     for (const ParameterHandle& parameter : handles_)
       (predicate(parameter) ? parts.first : parts.second).add(parameter);
     return parts;
@@ -123,6 +127,7 @@ class ParameterList {
   std::vector<ParameterHandle> handles_;
   std::unordered_set<std::string> names_;
 };
+using ParameterList = BasicParameterList<Cpu>;
 
 /// Names and tensors: what optimisers save, for a checkpoint.
 using NamedState = std::vector<std::pair<std::string, AnyTensor>>;
@@ -172,15 +177,13 @@ inline std::vector<int64_t> sizes_of(const ParameterList& parameters) {
   return sizes;
 }
 
-/// Numbers of an optimiser's own, float, or double beside a parameter in double.
-class Buffer {
+/// Numbers of an optimiser's own in the device's memory: float, or double beside a parameter in double.
+template <class Device>
+class BasicBuffer {
  public:
-  Buffer() = default;
-  Buffer(Dtype dtype, int64_t size)
-      : dtype_(dtype),
-        size_(size),
-        data_(Memory<Cpu>::allocate(std::max<size_t>(1, bytes())), [](void* p) { Memory<Cpu>::release(p); }) {
-    Memory<Cpu>::fill(data_.get(), 0, bytes());
+  BasicBuffer() = default;
+  BasicBuffer(Dtype dtype, int64_t size) : dtype_(dtype), size_(size), data_(allocate<Device>(bytes())) {
+    Memory<Device>::fill(data_.get(), 0, bytes());
   }
   explicit operator bool() const { return data_ != nullptr; }
   template <class A>
@@ -188,19 +191,25 @@ class Buffer {
     return static_cast<A*>(data_.get());
   }
   size_t bytes() const { return size_t(size_) * dtype_size(dtype_); }
-  /// A copy, as a tensor of `shape`.
+  /// A copy in host memory, as a tensor of `shape`.
   AnyTensor tensor(std::vector<int64_t> shape) const {
-    Buffer copy(dtype_, size_);
-    std::memcpy(copy.data_.get(), data_.get(), bytes());
-    return {dtype_, std::move(shape), copy.data_};
+    auto copy = allocate<Cpu>(bytes());
+    Memory<Device>::to_host(copy.get(), data_.get(), bytes());
+    return {dtype_, std::move(shape), std::move(copy)};
   }
-  void read(const AnyTensor& tensor) { std::memcpy(data_.get(), tensor.storage.get(), bytes()); }
+  void read(const AnyTensor& tensor) { Memory<Device>::from_host(data_.get(), tensor.storage.get(), bytes()); }
 
  private:
+  template <class Where>
+  static std::shared_ptr<void> allocate(size_t bytes) {
+    return {Memory<Where>::allocate(std::max<size_t>(1, bytes)), [](void* p) { Memory<Where>::release(p); }};
+  }
+
   Dtype dtype_ = Dtype::f32;
   int64_t size_ = 0;
   std::shared_ptr<void> data_;
 };
+using Buffer = BasicBuffer<Cpu>;
 
 inline Dtype accumulate_dtype(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 
