@@ -176,20 +176,21 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
   Tile tile;
   tile.multiply(work, p.image, first_row, p.rows, p.text, first_column, p.columns, p.channels);
   float dot = 0;
-  tile.for_each([&](float& value, int tile_row, int tile_column) {
+  const auto gradient = [&](float product, int64_t row, int64_t column) {
+    if (row >= p.rows || column >= p.columns) return 0.0f;
+    const float logit = scale * product, certain = column == p.first_label + row ? 1.0f : 0.0f;
+    float d = expf(logit - g.row_log_sum_exp[row]) - certain;
+    if (g.column_log_sum_exp) d += expf(logit - g.column_log_sum_exp[column]) - certain;
+    d *= weight;
+    dot += logit * d;
+    return scale * d;
+  };
+  tile.for_each_pair([&](float left, float right, int tile_row, int tile_column) {
     const int64_t row = first_row + tile_row, column = first_column + tile_column;
-    const bool inside = row < p.rows && column < p.columns;
-    const float logit = scale * value;
-    float d = 0;
-    if (inside) {
-      const bool own = column == p.first_label + row;
-      d = expf(logit - g.row_log_sum_exp[row]) - (own ? 1.0f : 0.0f);
-      if (g.column_log_sum_exp) d += expf(logit - g.column_log_sum_exp[column]) - (own ? 1.0f : 0.0f);
-      d *= weight;
-      dot += logit * d;
-    }
-    if (strip && row < p.rows && column < stride)
-      strip[(row - first_strip_row) * stride + column] = narrow<S>(scale * d);
+    Pack<S, 2> pair;
+    pair[0] = narrow<S>(gradient(left, row, column));
+    pair[1] = narrow<S>(gradient(right, row, column + 1));
+    if (strip && row < p.rows && column < stride) store_pack(strip + (row - first_strip_row) * stride + column, pair);
   });
   const double sum = block_sum_double<threads>(double(dot), scratch);
   if (threadIdx.x == 0) dots[first_row / Traits::rows * column_tiles + blockIdx.x % column_tiles] = sum;

@@ -127,6 +127,14 @@ class MatrixTile {
     for (int n = 0; n < Traits::tiles_across; ++n) TESSERA_UNROLL
     for (int e = 0; e < 4; ++e) visit(sum_[m][n][e], row_of(m, e), column_of(n, e));
   }
+  /// Calls visit(left, right, row, column) for this thread's pairs of neighbouring columns; `column` is even.
+  template <class F>
+  TESSERA_DEVICE void for_each_pair(F&& visit) const {
+    TESSERA_UNROLL
+    for (int m = 0; m < Traits::tiles_down; ++m) TESSERA_UNROLL
+    for (int n = 0; n < Traits::tiles_across; ++n) TESSERA_UNROLL
+    for (int e = 0; e < 4; e += 2) visit(sum_[m][n][e], sum_[m][n][e + 1], row_of(m, e), column_of(n, e));
+  }
   /// The element itself: m < 4 and e / 2 name one of the thread's 8 rows, n < 4 and e % 2 one of its 8 columns.
   TESSERA_DEVICE float& at(int m, int n, int e) { return sum_[m][n][e]; }
   TESSERA_DEVICE static int row_of(int m, int e) {
@@ -222,6 +230,7 @@ struct MatrixProduct {
   int64_t items = 1;
   float* running = nullptr;
   bool first = true, last = true;
+  bool pairs = false;  // set by matrix_product: neighbouring columns can be written as one
 };
 
 template <class TA, bool a_along, class TB, bool b_along, class TC>
@@ -240,24 +249,39 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(matrix_tile_traits::threads)
   tile.multiply(work, p.a, first_row, p.rows, p.b, first_column, p.columns, p.depth);
   TC* c = p.c + item * p.c_item;
   float* running = p.running ? p.running + item * p.rows * p.columns : nullptr;
-  tile.for_each([&](float& value, int tile_row, int tile_column) {
+  const auto store = [&](auto count, int64_t at, const float* values) {
+    Pack<float, count.value> sums;
+    if (!p.first) sums = load_pack<float, count.value>(running + at);
+    Pack<TC, count.value> result;
+    TESSERA_UNROLL
+    for (int i = 0; i < count.value; ++i) {
+      sums[i] = p.first ? values[i] : values[i] + sums[i];
+      result[i] = narrow<TC>(sums[i]);
+    }
+    if (p.last)
+      store_pack(c + at, result);
+    else
+      store_pack(running + at, sums);
+  };
+  tile.for_each_pair([&](float left, float right, int tile_row, int tile_column) {
     const int64_t row = first_row + tile_row, column = first_column + tile_column;
     if (row >= p.rows || column >= p.columns) return;
     const int64_t at = row * p.columns + column;
-    const float sum = p.first ? value : value + running[at];
-    if (p.last)
-      c[at] = narrow<TC>(sum);
-    else
-      running[at] = sum;
+    const float values[2] = {left, right};
+    if (p.pairs) return store(std::integral_constant<int, 2>{}, at, values);
+    store(std::integral_constant<int, 1>{}, at, values);
+    if (column + 1 < p.columns) store(std::integral_constant<int, 1>{}, at + 1, values + 1);
   });
 }
 
 /// Host: queues a product; operands' `packs` as operand_of gives them.
 template <bool a_along, bool b_along, class TA, class TB, class TC, class Device>
-void matrix_product(const char* name, Context<Device>& ctx, const MatrixProduct<TA, TB, TC>& p) {
+void matrix_product(const char* name, Context<Device>& ctx, MatrixProduct<TA, TB, TC> p) {
   using Traits = matrix_tile_traits;
   const int64_t blocks = p.items * ceil_div(p.rows, Traits::rows) * ceil_div(p.columns, Traits::columns);
   if (blocks == 0) return;
+  const auto fits = [](const void* address, size_t size) { return reinterpret_cast<uintptr_t>(address) % size == 0; };
+  p.pairs = p.columns % 2 == 0 && p.c_item % 2 == 0 && fits(p.c, 2 * sizeof(TC)) && fits(p.running, 2 * sizeof(float));
   launch(name, matrix_product_kernel<TA, a_along, TB, b_along, TC>, unsigned(blocks), unsigned(Traits::threads),
          MatrixTile<TA, a_along, TB, b_along>::shared_bytes, ctx, p);
 }
