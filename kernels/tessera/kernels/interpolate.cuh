@@ -119,7 +119,8 @@ struct SourceRange {
 template <Interpolation mode>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(interpolate_traits::threads)
     interpolate_sources_kernel(SourceRange* of_rows, SourceRange* of_columns, SampledAxis rows, SampledAxis columns) {
-  const SampledAxis& axis = blockIdx.y == 0 ? rows : columns;
+  if (blockIdx.y == 1) rows = columns;  // a copy: a reference to either would put both into slow local memory
+  const SampledAxis& axis = rows;
   const int64_t i = flat_thread<int64_t>();
   if (i >= axis.input) return;
   // Taps grow with o: the first output whose last tap reaches i, and the first whose first tap is past it.
