@@ -27,8 +27,9 @@ template <int KeySteps>
 struct attention_resident_backward_traits : attention_resident_traits {
   static constexpr int warps = KeySteps, threads = warps * warp_size, keys = 16 * KeySteps;
   static constexpr int stages = 3;  // of queries: this step's and the next two
-  // A warp's keys and values in registers: from 13 warps on, a quarter of the SM has four of them, 128 registers each.
-  static constexpr bool held = warps <= 12;
+  // A warp's values stay in registers, its keys only up to 12 warps: from 13 on, a quarter of the SM has four warps of
+  // at most 128 registers a thread.
+  static constexpr bool keys_held = warps <= 12;
   static constexpr int scores_size = tile_size<E, keys, 16>;
   static constexpr size_t shared_bytes =
       sizeof(E) * size_t((2 * keys + 2 * 16 * stages + 2 * 16) * stride + 2 * scores_size) +
@@ -92,29 +93,23 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_resident_forward_traits::thr
   }
 }
 
-/// 8 columns, from `column` on, of 16 rows of d_query, unscaled: d_scores, which lie as [keys, 16], times keys. Only
-/// the first `seen` keys count.
-template <int KeySteps>
-TESSERA_DEVICE void multiply_d_scores(float (&sums)[4], const bfloat16* d_scores, const bfloat16* key_rows, int column,
-                                      int seen) {
-  using Traits = attention_resident_backward_traits<KeySteps>;
-  constexpr int scores_stride = tile_stride<bfloat16, 16>;
+/// 16 columns, from `column` on, of 16 rows of d_query: d_scores, which lie as [keys, 16], times keys, times `scale`.
+/// Only the first `seen` keys count. A warp writes them to `rows`.
+TESSERA_DEVICE void put_d_query(bfloat16* rows, const bfloat16* d_scores, const bfloat16* key_rows, int column,
+                                int seen, float scale) {
+  using Product = TileProduct<bfloat16>;
+  constexpr int stride = attention_resident_traits::stride, scores_stride = tile_stride<bfloat16, 16>;
   const int lane = int(threadIdx.x % warp_size);
-  float parts[2][4];  // two chains of products: one would wait for itself
-  set_zero(parts);
-  for (int first = 0; first < seen; first += 32) {
-    TESSERA_UNROLL
-    for (int part = 0; part < 2; ++part) {
-      const int key = first + part * 16;
-      if (key >= seen) break;
-      uint32_t a[4], b[2];
-      ldmatrix_x4_trans(a, d_scores + (key + lane / 16 * 8 + lane % 8) * scores_stride + lane / 8 % 2 * 8);
-      ldmatrix_x2_trans(b, key_rows + (key + lane % 16) * Traits::stride + column);
-      mma_bf16_m16n8k16(parts[part], a, b[0], b[1]);
-    }
+  float sums[2][4];
+  set_zero(sums);
+  for (int first = 0; first < seen; first += 16) {
+    Fragment d_scores_of_keys;  // transposed on the way into registers
+    ldmatrix_x4_trans(d_scores_of_keys.words,
+                      d_scores + (first + lane / 16 * 8 + lane % 8) * scores_stride + lane / 8 % 2 * 8);
+    Product::multiply(sums[0], sums[1], d_scores_of_keys,
+                      Product::right_t<attention_resident_traits::width>(key_rows + first * stride, column));
   }
-  TESSERA_UNROLL
-  for (int i = 0; i < 4; ++i) sums[i] = parts[0][i] + parts[1][i];
+  put_rows<bfloat16, 16, stride>(rows + column, sums, scale, scale);
 }
 
 /// d_query, d_key and d_value, the data of each of which may be null, with at most 16 KeySteps keys and 256 queries.
@@ -178,8 +173,8 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_resident_backward_traits<Key
   }
   cp_async_wait<1>();
   __syncthreads();
-  const LeftRows<E, Width, Traits::held> left_key(key_rows + first_key * stride);
-  const LeftRows<E, Width, Traits::held> left_value(value_rows + first_key * stride);
+  const LeftRows<E, Width, Traits::keys_held> left_key(key_rows + first_key * stride);
+  const LeftRows<E, Width, true> left_value(value_rows + first_key * stride);
 
   const float factor = problem.scale * log2_of_e;
   const auto seen_in = [&](int step) { return problem.visible(length, min(step * 16 + 16, problem.queries) - 1); };
@@ -198,13 +193,9 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_resident_backward_traits<Key
                                  thread - (threads - 128));
     }
     if (step >= 1 && step <= steps && d_query.data)
-      for (int column = warp * 8; column < Width; column += Traits::warps * 8) {
-        float sums[4];
-        multiply_d_scores<KeySteps>(sums, d_score_rows[(step - 1) % 2], key_rows, column, seen_in(step - 1));
-        E* to = d_query_rows[(step - 1) % 2] + lane / 4 * stride + column + lane % 4 * 2;
-        TileProduct<E>::store_pair(to, sums[0] * problem.scale, sums[1] * problem.scale);
-        TileProduct<E>::store_pair(to + 8 * stride, sums[2] * problem.scale, sums[3] * problem.scale);
-      }
+      for (int column = warp * 16; column < Width; column += Traits::warps * 16)
+        put_d_query(d_query_rows[(step - 1) % 2], d_score_rows[(step - 1) % 2], key_rows, column, seen_in(step - 1),
+                    problem.scale);
     if (step < steps && first_key < seen_in(step)) {  // the whole warp
       const E *query_part = query_rows[step % Traits::stages], *d_out_part = d_out_rows[step % Traits::stages];
       float weights[2][4], d_scores[2][4];  // [16 keys, 16 queries]

@@ -322,14 +322,14 @@ TESSERA_DEVICE void add_weighted_rows(float (&sums)[Width / 8][4], const float (
 }
 
 /// Puts a warp's results into 16 rows of a tile; a row's numbers times upper_factor (rows 0-7) or lower_factor (8-15).
-template <class E, int Width>
+template <class E, int Width, int Stride = tile_stride<E, Width>>
 TESSERA_DEVICE void put_rows(E* tile, const float (&sums)[Width / 8][4], float upper_factor, float lower_factor) {
   const int group = int(threadIdx.x % warp_size / 4), t = int(threadIdx.x % 4);
   TESSERA_UNROLL
   for (int n = 0; n < Width / 8; ++n) {
-    E* to = tile + group * tile_stride<E, Width> + n * 8 + 2 * t;
+    E* to = tile + group * Stride + n * 8 + 2 * t;
     TileProduct<E>::store_pair(to, sums[n][0] * upper_factor, sums[n][1] * upper_factor);
-    TileProduct<E>::store_pair(to + 8 * tile_stride<E, Width>, sums[n][2] * lower_factor, sums[n][3] * lower_factor);
+    TileProduct<E>::store_pair(to + 8 * Stride, sums[n][2] * lower_factor, sums[n][3] * lower_factor);
   }
 }
 
