@@ -1,6 +1,5 @@
 // L2 normalisation's kernels, run by the emulator, agree with Cpu.
-#include <tessera/kernels/similarity.cuh>
-#include <tessera/simt/device.hpp>
+#include <tessera/simt.hpp>
 
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -62,4 +61,27 @@ TEST_CASE("similarity: no rows, NaN, and views that are not aligned", "[kernels]
                              std::vector<float>(expected.begin(), expected.begin() + 24)) < 5e-7);
     for (size_t i = 24; i < 32; ++i) CHECK(std::isnan(y[i]));
   }
+}
+
+TEMPLATE_TEST_CASE("similarity: cosines of patches with texts agree with Cpu", "[kernels]", float, bfloat16) {
+  using T = TestType;
+  const double tolerance = std::is_same_v<T, float> ? 2e-6 : 1e-2;
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  const auto a = random_tensor<T, 3>(ctx, {2, 5, 65}, 1), d_y = random_tensor<T, 3>(ctx, {2, 5, 7}, 3);
+  const auto b = random_tensor<T, 2>(ctx, {7, 65}, 2);
+  Tensor<T, 3> y(ctx, d_y.shape), d_a(ctx, a.shape);
+  Tensor<T, 2> d_b(ctx, b.shape);
+  CosineSimilaritySaved<T, 3> saved(ctx, a.shape, b.shape);
+  cosine_similarity_forward(ctx, view(y), saved, a, b);
+  cosine_similarity_backward(ctx, view(d_a), d_b, d_y, saved);
+
+  Tensor<T, 3, Simt> y_s(device, d_y.shape), d_a_s(device, a.shape);
+  Tensor<T, 2, Simt> d_b_s(device, b.shape);
+  CosineSimilaritySaved<T, 3, Simt> saved_s(device, a.shape, b.shape);
+  cosine_similarity_forward(device, view(y_s), saved_s, on_device(device, a), on_device(device, b));
+  cosine_similarity_backward(device, view(d_a_s), d_b_s, on_device(device, d_y), saved_s);
+  CHECK(largest_difference(to_host(y_s), to_host(y)) < tolerance);
+  CHECK(largest_difference(to_host(d_a_s), to_host(d_a)) < tolerance);
+  CHECK(largest_difference(to_host(d_b_s), to_host(d_b)) < tolerance);
 }
