@@ -98,6 +98,14 @@ struct Backend<op::matmul, Cpu> {
       for (int64_t j = 0; j < columns; ++j) sum[j] += widen(row[j]);
     });
   }
+  /// d_pre_activation = d_c * activation'(pre_activation), and d_bias, the sum of its rows.
+  template <class T, class A = accumulate_t<T>>
+  static void activation_gradient(Context<Cpu>& ctx, Out<T, 2, Cpu> d_pre_activation, Out<A, 1, Cpu> d_bias,
+                                  In<T, 2, Cpu> d_c, In<T, 2, Cpu> pre_activation, Activation activation) {
+    Backend<op::activation, Cpu>::template backward<T>(ctx, d_pre_activation.flat(), d_c.flat(), pre_activation.flat(),
+                                                       activation);
+    bias_gradient<T>(ctx, d_bias, d_pre_activation);
+  }
 };
 
 }  // namespace tessera

@@ -9,8 +9,9 @@ struct embedding;
 struct gather_tokens;
 }  // namespace op
 
-/// out [..., C] = table [V, C] at ids [...]. Throws ValueError, naming position and value, for an id outside [0, V),
-/// and ShapeError where extents do not fit or a view is not contiguous.
+/// out [..., C] = table [V, C] at ids [...]. Throws ValueError, naming position and value, for an id outside [0, V)
+/// (where ids are in a device's memory, the kernel stops instead: Error at the next synchronisation), and ShapeError
+/// where extents do not fit or a view is not contiguous.
 template <class T, int Rank, class Device>
 void embedding_forward(Context<Device>& ctx, TensorView<T, Rank, Device> out, In<T, 2, Device> table,
                        In<int32_t, Rank - 1, Device> ids) {

@@ -120,12 +120,24 @@ void matmul_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_a, cons
   detail::expect_matmul_shapes(name, "d_c", d_c, a, b, options.transpose_a, options.transpose_b);
   if (d_a) expect_shape(name, "d_a", d_a.shape, a.shape, "", "a");
   if (d_b) expect_shape(name, "d_b", d_b.shape, b.shape, "", "b");
+  if (d_bias) {
+    expect_shape(name, "d_bias", d_bias.shape, {d_c.shape[Rank - 1]}, "N", "d_c");
+    expect_contiguous(name, "d_c", d_c);
+  }
   Tensor<T, Rank, Device> d_pre_activation;
   if (options.activation != Activation::none) {
     expect_present(name, "pre_activation", pre_activation);
+    expect_shape(name, "pre_activation", pre_activation.shape, d_c.shape, "", "d_c");
+    expect_contiguous(name, "pre_activation", pre_activation);
     d_pre_activation = Tensor<T, Rank, Device>(ctx, d_c.shape);
-    activation_backward(ctx, view(d_pre_activation), d_c, pre_activation, options.activation);
+    if (d_bias)
+      Backend<op::matmul, Device>::template activation_gradient<T>(ctx, d_pre_activation.rows(), d_bias, d_c.rows(),
+                                                                   pre_activation.rows(), options.activation);
+    else
+      activation_backward(ctx, view(d_pre_activation), d_c, pre_activation, options.activation);
     d_c = d_pre_activation;
+  } else if (d_bias) {
+    Backend<op::matmul, Device>::template bias_gradient<T>(ctx, d_bias, d_c.rows());
   }
   const bool ta = options.transpose_a, tb = options.transpose_b;
   const In<T, RankB, Device> b_view = b;
@@ -154,11 +166,6 @@ void matmul_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_a, cons
       else
         matmul_forward(ctx, d_b, {}, a.rows(), d_c.rows(), {}, {.transpose_a = true});
     }
-  }
-  if (d_bias) {
-    expect_shape(name, "d_bias", d_bias.shape, {d_c.shape[Rank - 1]}, "N", "d_c");
-    expect_contiguous(name, "d_c", d_c);
-    Backend<op::matmul, Device>::template bias_gradient<T>(ctx, d_bias, d_c.rows());
   }
 }
 
