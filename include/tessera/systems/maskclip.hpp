@@ -107,32 +107,35 @@ inline void smooth_by_keys(Context<Cpu>& ctx, Tensor<float, 2>& scores, Tensor<f
 }  // namespace detail
 
 /// Scores of the classes at every patch of one normalised image [1, 3, H, W], H and W multiples of the patch size.
-/// class_embeddings [N, E], L2-normalised.
-template <class T>
-MaskclipScores maskclip(Context<Cpu>& ctx, const Clip<T>& clip, const Tensor<T, 4>& image,
+/// class_embeddings [N, E], L2-normalised, are in host memory, as the result is: the towers run on the model's device,
+/// and what is compared with the classes is small.
+template <class T, class Device>
+MaskclipScores maskclip(Context<Device>& ctx, const Clip<T, Device>& clip, const Tensor<T, 4, Device>& image,
                         const TensorView<const float, 2>& class_embeddings, const MaskclipOptions& options = {}) {
   require<ShapeError>(image.shape[0] == 1, "maskclip: one image at a time, not ", image.shape[0]);
-  Tape<Cpu> tape(ctx, false);
-  const Variable<T, 4> input(image);
+  Tape<Device> tape(ctx, false);
+  const Variable<T, 4, Device> input(image);
   MaskclipScores result;
   result.grid = clip.visual.grid(image.shape[2], image.shape[3], options.patch_stride);
   const auto before = clip.visual.before_last_block(tape, input, options.patch_stride);
   const auto mode = options.form == MaskclipForm::value ? nn::DenseMode::value_path : nn::DenseMode::identity_attention;
   const auto embeddings =
       l2_normalise(tape, clip.visual.project_patches(tape, clip.visual.last_block(tape, before, mode))).value();
-  const auto as_float = [&](const auto& from, int64_t first_row) {  // rows from first_row on, as float
-    const auto rows = view(from).rows();
-    Tensor<float, 2> to(ctx, {rows.shape[0] - first_row, rows.shape[1]});
-    for (int64_t i = 0; i < to.size(); ++i) to.data[i] = float(widen(rows.data[first_row * rows.shape[1] + i]));
+  Context<Cpu> host;
+  const auto as_float = [&](const auto& from, int64_t first_row) {  // rows from first_row on, as float, in host memory
+    const auto values = to_host(view(from));
+    const int64_t columns = from.shape[2], rows = from.shape[1];
+    Tensor<float, 2> to(host, {rows - first_row, columns});
+    for (int64_t i = 0; i < to.size(); ++i) to.data[i] = float(widen(values[size_t(first_row * columns + i)]));
     return to;
   };
   result.patch_embeddings = as_float(embeddings, 0);
-  result.scores = matmul(ctx, result.patch_embeddings, class_embeddings, {}, {.transpose_b = true});
-  if (options.prompt_denoising > 0) detail::denoise_prompts(ctx, result.scores, options);
+  result.scores = matmul(host, result.patch_embeddings, class_embeddings, {}, {.transpose_b = true});
+  if (options.prompt_denoising > 0) detail::denoise_prompts(host, result.scores, options);
   if (options.key_smoothing > 0) {
     const auto& block = clip.visual.transformer.resblocks.back();
     const auto keys = block.attn.key_path(tape, block.ln_1(tape, before)).value();
-    detail::smooth_by_keys(ctx, result.scores, as_float(keys, clip.visual.config.class_token ? 1 : 0), options);
+    detail::smooth_by_keys(host, result.scores, as_float(keys, clip.visual.config.class_token ? 1 : 0), options);
   }
   return result;
 }

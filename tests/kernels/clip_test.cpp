@@ -1,0 +1,168 @@
+// Whole models on Simt: CLIP's loss with the gradients of all parameters, and MaskCLIP's dense scores, are those of
+// Cpu, by the same modules.
+#include <map>
+
+#include <tessera/kernels/attention.cuh>
+#include <tessera/kernels/contrastive.cuh>
+#include <tessera/kernels/interpolate.cuh>
+#include <tessera/kernels/similarity.cuh>
+#include <tessera/simt.hpp>
+#include <tessera/systems/maskclip.hpp>
+
+#include "support/catch.hpp"
+#include "support/random.hpp"
+#include "support/simt.hpp"
+
+using namespace tessera;
+using namespace tessera::systems;
+using namespace tessera_test;
+
+namespace {
+
+ClipConfig tiny() {
+  ClipConfig config;
+  config.vision = {
+      .image_size = 16, .patch_size = 4, .transformer = {.width = 24, .layers = 2, .heads = 3}, .embed_dim = 12};
+  config.text = {.vocabulary_size = 40,
+                 .context_length = 9,
+                 .transformer = {.width = 16, .layers = 2, .heads = 2, .mlp_width = 40},
+                 .embed_dim = 12};
+  return config;
+}
+/// Five texts of different lengths; 39 ends them.
+std::vector<int32_t> texts() {
+  std::vector<int32_t> ids(5 * 9, 0);
+  for (size_t text = 0; text < 5; ++text)
+    for (size_t i = 0; i < 9; ++i)
+      ids[text * 9 + i] = i == 0 ? 38 : i < text + 3 ? int32_t(text * 5 + i) : i == text + 3 ? 39 : 0;
+  return ids;
+}
+
+template <class Tensor>
+std::vector<float> floats(const Tensor& tensor) {
+  std::vector<float> values;
+  for (const auto value : to_host(view(tensor))) values.push_back(widen(value));
+  return values;
+}
+
+/// Random values for all parameters, so that no bias is zero and no gain is one; the same on every device and, as
+/// numbers that bfloat16 holds, in every type.
+template <class Module>
+void randomise(Module& module) {
+  uint64_t seed = 1;
+  nn::for_each_parameter(module, [&](const std::string& name, auto& parameter) {
+    auto& value = parameter.state().value;
+    using Value = std::remove_reference_t<decltype(value)>;
+    using T = typename Value::value_type;
+    const bool gain = Value::rank == 1 && name.ends_with("weight");
+    const RandomStream random{seed++, 3, 0};
+    std::vector<T> values(size_t(value.size()));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = narrow<T>(widen(narrow<bfloat16>((gain ? 1.0f : 0.0f) + 0.25f * random.normal(i))));
+    Memory<typename Value::device_type>::from_host(value.data, values.data(), values.size() * sizeof(T));
+  });
+}
+
+struct Step {
+  float loss;
+  std::map<std::string, std::vector<float>> gradients;
+};
+
+template <class T, class Device>
+Step clip_step(Context<Device>& ctx) {
+  std::vector<T> images(5 * 3 * 16 * 16);
+  for (size_t i = 0; i < images.size(); ++i)
+    images[i] = narrow<T>(widen(narrow<bfloat16>(RandomStream{7, 0, 0}.normal(i))));
+  auto clip = make_clip<T>(ctx, tiny());
+  randomise(clip);
+  Tape<Device> tape(ctx);
+  const Variable<T, 4, Device> input(Tensor<T, 4, Device>::from_host(ctx, {5, 3, 16, 16}, images), true);
+  const auto ids = Tensor<int32_t, 2, Device>::from_host(ctx, {5, 9}, texts());
+  const auto loss = clip.loss(tape, input, ids);
+  tape.backward(loss);
+  Step step{floats(loss.value())[0], {}};
+  nn::for_each_parameter(clip, [&](const std::string& name, auto& parameter) {
+    if (parameter.grad()) step.gradients[name] = floats(parameter.grad());
+  });
+  step.gradients["images"] = floats(input.grad());
+  return step;
+}
+
+}  // namespace
+
+TEST_CASE("clip: loss and all gradients on Simt are those of Cpu", "[kernels]") {
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  const Step cpu = clip_step<float>(ctx), simt = clip_step<float>(device);
+  CHECK(std::abs(simt.loss - cpu.loss) < 1e-5 * cpu.loss);
+  CHECK(cpu.gradients.size() == 63);  // every parameter, and the images
+  REQUIRE(simt.gradients.size() == cpu.gradients.size());
+  for (const auto& [name, expected] : cpu.gradients) {
+    INFO(name);
+    REQUIRE(simt.gradients.contains(name));
+    CHECK(largest_difference(simt.gradients.at(name), expected) < 2e-5);
+  }
+  const InOrder in_order(simt::Order::random);  // another order, the same bits
+  const Step again = clip_step<float>(device);
+  CHECK(again.loss == simt.loss);
+  CHECK(again.gradients == simt.gradients);
+}
+
+TEST_CASE("clip: in bfloat16 Simt is about as near to float as Cpu is", "[kernels]") {
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  const Step exact = clip_step<float>(ctx), cpu = clip_step<bfloat16>(ctx), simt = clip_step<bfloat16>(device);
+  CHECK(std::abs(simt.loss - exact.loss) < 0.02 * exact.loss);
+  REQUIRE(simt.gradients.size() == exact.gradients.size());
+  double of_cpu = 0, of_simt = 0;  // mean over all parameters of the largest error
+  for (const auto& [name, expected] : exact.gradients) {
+    of_cpu += largest_difference(cpu.gradients.at(name), expected) / double(exact.gradients.size());
+    of_simt += largest_difference(simt.gradients.at(name), expected) / double(exact.gradients.size());
+  }
+  CHECK(of_cpu < 0.06);
+  CHECK(of_simt <
+        1.5 * of_cpu);  // attention's kernels round probabilities, as the tensor cores take them; Cpu does not
+}
+
+TEST_CASE("maskclip: dense scores and gradients on Simt are those of Cpu, on a grid of another size", "[kernels]") {
+  auto ctx = nan_filled_context();
+  Context<Simt> device;
+  auto cpu = make_clip<float>(ctx, tiny());
+  auto on_simt = make_clip<float>(device, tiny());
+  randomise(cpu);
+  randomise(on_simt);
+  auto image = random_tensor<float>(ctx, Shape<4>{1, 3, 20, 24}, 2);
+  const auto classes = l2_normalise(ctx, view(random_tensor<float>(ctx, Shape<2>{7, 12}, 3)));
+  for (const MaskclipForm form : {MaskclipForm::residual, MaskclipForm::value}) {
+    // embeddings and their gradients, with the positions resampled from 4 x 4 to 5 x 6
+    const auto step = [&](auto& context, auto& clip) {
+      using Device = typename std::decay_t<decltype(clip.logit_scale.value())>::device_type;
+      nn::clear_gradients(clip);
+      Tape<Device> tape(context);
+      const auto input = Tensor<float, 4, Device>::from_host(context, image.shape, image.data);
+      const auto embeddings = maskclip_patch_embeddings(tape, clip, Variable<float, 4, Device>(input), form);
+      std::vector<float> d(size_t(embeddings.value().size()));
+      for (size_t i = 0; i < d.size(); ++i) d[i] = RandomStream{5, 0, 0}.normal(i);
+      tape.backward(embeddings, Tensor<float, 3, Device>::from_host(context, embeddings.shape(), d));
+      std::map<std::string, std::vector<float>> values{{"embeddings", floats(embeddings.value())}};
+      nn::for_each_parameter(clip, [&](const std::string& name, auto& parameter) {
+        if (parameter.grad()) values[name] = floats(parameter.grad());
+      });
+      return values;
+    };
+    const auto expected = step(ctx, cpu), found = step(device, on_simt);
+    REQUIRE(found.size() == expected.size());
+    CHECK(expected.contains("visual.positional_embedding"));
+    for (const auto& [name, values] : expected) {
+      INFO(name);
+      CHECK(largest_difference(found.at(name), values) < 2e-5);
+    }
+    // the whole method, with both refinements
+    const MaskclipOptions options{.form = form, .prompt_denoising = 0.5, .key_smoothing = 0.9, .refinement_scale = 20};
+    const auto scores = maskclip(ctx, cpu, image, classes, options);
+    const auto scores_s = maskclip(device, on_simt, on_device(device, image), classes, options);
+    CHECK(scores_s.grid == scores.grid);
+    CHECK(largest_difference(view(scores_s.patch_embeddings), view(scores.patch_embeddings)) < 2e-5);
+    CHECK(largest_difference(view(scores_s.scores), view(scores.scores)) < 2e-5);
+  }
+}
