@@ -26,6 +26,7 @@
 #else
 #define TESSERA_UNROLL _Pragma("GCC unroll 16")
 #endif
+#define TESSERA_NO_UNROLL
 /// An array in shared memory of constant size; all threads of a block see the same.
 #define TESSERA_SHARED(T, name, count) \
   static const char name##_key = 0;    \

@@ -14,6 +14,7 @@
 #define TESSERA_DEVICE __device__ __forceinline__
 #define TESSERA_LAUNCH_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define TESSERA_UNROLL _Pragma("unroll")
+#define TESSERA_NO_UNROLL _Pragma("unroll 1")
 #define TESSERA_SHARED(T, name, count) __shared__ T name[count]
 // Where a word was called matters to the emulator alone.
 #define TESSERA_CALLER
@@ -23,6 +24,10 @@ namespace tessera::kernels {
 inline namespace cuda_provider {
 
 using KernelDevice = Cuda;
+
+// Operations of these names in namespace tessera would hide CUDA's.
+using ::max;
+using ::min;
 
 // ---- loads and stores ----
 template <class P, class T>

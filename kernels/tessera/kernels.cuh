@@ -1,0 +1,19 @@
+// All kernels, for the device that this file is compiled for.
+#pragma once
+#include <tessera/device/matmul.cuh>
+#include <tessera/kernels/adamw.cuh>
+#include <tessera/kernels/attention.cuh>
+#include <tessera/kernels/contrastive.cuh>
+#include <tessera/kernels/cross_entropy.cuh>
+#include <tessera/kernels/elementwise.cuh>
+#include <tessera/kernels/embedding.cuh>
+#include <tessera/kernels/interpolate.cuh>
+#include <tessera/kernels/layernorm.cuh>
+#include <tessera/kernels/pair_compatibility.cuh>
+#include <tessera/kernels/patches.cuh>
+#include <tessera/kernels/rearrange.cuh>
+#include <tessera/kernels/reduce.cuh>
+#include <tessera/kernels/similarity.cuh>
+#include <tessera/kernels/softmax.cuh>
+#include <tessera/kernels/tokens.cuh>
+#include <tessera/kernels/upsample_argmax.cuh>
