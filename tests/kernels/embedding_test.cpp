@@ -2,8 +2,8 @@
 #include <tessera/kernels/embedding.cuh>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -22,7 +22,7 @@ Tensor<int32_t, 2> random_ids(Context<Cpu>& ctx, const Shape<2>& shape, uint32_t
 TEMPLATE_TEST_CASE("embedding: rows of the table, and sums back into it", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const auto& [vocabulary, channels, texts] :
        {std::tuple{1, 1, 1}, {40, 63, 3}, {255, 64, 9}, {256, 65, 5}, {257, 12, 9}, {40, 8, 260}, {66000, 4, 20}}) {
     if (vocabulary > 60000 && !std::is_same_v<T, float>) continue;  // three passes of the sort: once is enough
@@ -37,40 +37,41 @@ TEMPLATE_TEST_CASE("embedding: rows of the table, and sums back into it", "[kern
     auto d_out = random_tensor<T>(ctx, out.shape, 2);
     const auto d_out_s = on_device(device, d_out);
     Tensor<float, 2> d_table(ctx, table.shape);
-    Tensor<float, 2, Simt> d_table_s(device, table.shape), again(device, table.shape);
+    Tensor<float, 2, Device> d_table_s(device, table.shape), again(device, table.shape);
     embedding_backward(ctx, view(d_table), view(d_out), ids);
     embedding_backward(device, view(d_table_s), view(d_out_s), ids_s);
     CHECK(largest_difference(to_host(d_table_s), to_host(d_table)) < 1e-6);
-    Tensor<T, 2, Simt> narrowed(device, table.shape);
+    Tensor<T, 2, Device> narrowed(device, table.shape);
     embedding_backward(device, view(narrowed), view(d_out_s), ids_s);
     CHECK(largest_difference(to_host(narrowed), to_host(d_table)) < (std::is_same_v<T, float> ? 1e-6 : 4e-3));
-    const InOrder in_order(simt::Order::random, uint64_t(vocabulary));
+    const InOrder in_order(Order::random, uint64_t(vocabulary));
     embedding_backward(device, view(again), view(d_out_s), ids_s);
     CHECK(to_host(again) == to_host(d_table_s));
   }
 }
 
 TEST_CASE("embedding: no ids, and ids outside the table stop the kernel", "[kernels]") {
-  Context<Simt> device;
-  Tensor<float, 2, Simt> table = Tensor<float, 2, Simt>::zeros(device, {5, 8}), d_table(device, {5, 8});
-  Tensor<int32_t, 1, Simt> none(device, {0});
+  Context<Device> device;
+  Tensor<float, 2, Device> table = Tensor<float, 2, Device>::zeros(device, {5, 8}), d_table(device, {5, 8});
+  Tensor<int32_t, 1, Device> none(device, {0});
   CHECK(to_host(embedding(device, table, none)).empty());
-  embedding_backward(device, view(d_table), view(Tensor<float, 2, Simt>(device, {0, 8})), none);
+  embedding_backward(device, view(d_table), view(Tensor<float, 2, Device>(device, {0, 8})), none);
   CHECK(to_host(d_table) == std::vector<float>(40, 0.0f));
+  if constexpr (!survives_faults) return;
   for (const int32_t bad : {-1, 5}) {
-    const auto ids = Tensor<int32_t, 1, Simt>::from_host(device, {1}, {bad});
+    const auto ids = Tensor<int32_t, 1, Device>::from_host(device, {1}, {bad});
     embedding(device, table, ids);
-    CHECK_THROWS_AS(device.synchronize(), simt::Fault);
-    Tensor<float, 2, Simt> d_out = Tensor<float, 2, Simt>::zeros(device, {1, 8});
+    CHECK_THROWS_AS(device.synchronize(), Fault);
+    Tensor<float, 2, Device> d_out = Tensor<float, 2, Device>::zeros(device, {1, 8});
     embedding_backward(device, view(d_table), view(d_out), ids);
-    CHECK_THROWS_AS(device.synchronize(), simt::Fault);
+    CHECK_THROWS_AS(device.synchronize(), Fault);
   }
 }
 
 TEMPLATE_TEST_CASE("embedding: gather_tokens takes one token of each sequence", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const int64_t channels : {1, 63, 64, 197}) {
     auto x = random_tensor<T>(ctx, Shape<3>{4, 7, channels}, 1);
     const auto x_s = on_device(device, x);
@@ -79,13 +80,13 @@ TEMPLATE_TEST_CASE("embedding: gather_tokens takes one token of each sequence", 
     const auto y = gather_tokens(ctx, x, index);
     const auto y_s = gather_tokens(device, x_s, index_s);
     CHECK(largest_difference(to_host(y_s), to_host(y)) == 0);
-    const auto part = Tensor<int32_t, 1, Simt>::from_host(device, {4}, {1, 0, 2, 2});
+    const auto part = Tensor<int32_t, 1, Device>::from_host(device, {4}, {1, 0, 2, 2});
     const auto from = x.slice(1, 2, 5);
     CHECK(largest_difference(
               to_host(gather_tokens(device, x_s.slice(1, 2, 5), part)),
               to_host(gather_tokens(ctx, from, Tensor<int32_t, 1>::from_host(ctx, {4}, {1, 0, 2, 2})))) == 0);
     Tensor<T, 3> d_x(ctx, x.shape);
-    Tensor<T, 3, Simt> d_x_s(device, x.shape);
+    Tensor<T, 3, Device> d_x_s(device, x.shape);
     gather_tokens_backward(ctx, view(d_x), y, index);
     gather_tokens_backward(device, view(d_x_s), y_s, index_s);
     CHECK(largest_difference(to_host(d_x_s), to_host(d_x)) == 0);

@@ -261,7 +261,7 @@ struct Backend<op::embedding, kernels::KernelDevice> {
     const int64_t channels = table.shape[1], size = ids.size() * channels;
     if (size == 0) return;
     const auto start = [&](auto* kernel, int64_t packs) {
-      kernels::launch("embedding_forward", kernel, unsigned(kernels::ceil_div(packs, Traits::threads)),
+      kernels::launch("embedding_forward", kernel, kernels::blocks_for(packs, Traits::threads),
                       unsigned(Traits::threads), 0, ctx, out, table.data, ids.data, ids.size(), channels,
                       table.shape[0], 0, channels);
     };
@@ -275,7 +275,6 @@ struct Backend<op::embedding, kernels::KernelDevice> {
   template <class G, class T>
   static void backward(Context<Device>& ctx, TensorView<G, 2, Device> d_table, const T* d_out,
                        In<int32_t, 1, Device> ids) {
-    using kernels::ceil_div;
     using Value = std::remove_const_t<T>;
     using Traits = kernels::segment_traits;
     const int64_t limit = d_table.shape[0], channels = d_table.shape[1], n = ids.size();
@@ -285,16 +284,16 @@ struct Backend<op::embedding, kernels::KernelDevice> {
     const kernels::Keys keys = sort(ctx, sorted, spare, ids, limit);
     Tensor<int32_t, 1, Device> starts(ctx, {limit + 1});
     kernels::launch("embedding_segments", kernels::segment_starts_kernel,
-                    unsigned(ceil_div(limit + 1, kernels::gather_traits::threads)),
+                    kernels::blocks_for(limit + 1, kernels::gather_traits::threads),
                     unsigned(kernels::gather_traits::threads), 0, ctx, starts.data, keys.ids, n, limit);
     const int64_t parts = n / Traits::part;
     Tensor<float, 2, Device> sums(ctx, {parts, channels});
     const auto sum = [&](auto* parts_kernel, auto* sums_kernel) {
       if (parts > 0)
-        kernels::launch("embedding_parts", parts_kernel, unsigned(parts), unsigned(Traits::threads), 0, ctx, sums.data,
-                        d_out, keys, channels);
-      kernels::launch("embedding_backward", sums_kernel, unsigned(limit), unsigned(Traits::threads), 0, ctx,
-                      d_table.data, d_out, keys.positions, starts.data, sums.data, channels);
+        kernels::launch("embedding_parts", parts_kernel, kernels::blocks_for(parts, 1), unsigned(Traits::threads), 0,
+                        ctx, sums.data, d_out, keys, channels);
+      kernels::launch("embedding_backward", sums_kernel, kernels::blocks_for(limit, 1), unsigned(Traits::threads), 0,
+                      ctx, d_table.data, d_out, keys.positions, starts.data, sums.data, channels);
     };
     constexpr int most = 4;  // columns of a thread: with 128 threads, 512 channels at once
     if (channels % most == 0 && aligned(d_out, most) && aligned(d_table.data, most))
@@ -314,7 +313,7 @@ struct Backend<op::embedding, kernels::KernelDevice> {
                             const Tensor<int32_t, 2, Device>& spare, In<int32_t, 1, Device> ids, int64_t limit) {
     using Traits = kernels::sort_traits;
     const int64_t n = ids.size();
-    const unsigned blocks = unsigned(kernels::ceil_div(n, Traits::keys_of_block)), threads = Traits::threads;
+    const unsigned blocks = kernels::blocks_for(n, Traits::keys_of_block), threads = Traits::threads;
     kernels::Keys from{const_cast<int32_t*>(ids.data), nullptr}, to{sorted.data, sorted.data + n},
         other{spare.data, spare.data + n};
     if (n == 0) return to;
@@ -342,7 +341,7 @@ struct Backend<op::gather_tokens, kernels::KernelDevice> {
     const int64_t channels = x.shape[2];
     if (y.size() == 0) return;
     const auto start = [&](auto* kernel, int64_t packs) {
-      kernels::launch("gather_tokens_forward", kernel, unsigned(kernels::ceil_div(packs, Traits::threads)),
+      kernels::launch("gather_tokens_forward", kernel, kernels::blocks_for(packs, Traits::threads),
                       unsigned(Traits::threads), 0, ctx, y.data, x.data, index.data, y.shape[0], channels, x.shape[1],
                       x.strides[0], x.strides[1]);
     };
@@ -358,7 +357,7 @@ struct Backend<op::gather_tokens, kernels::KernelDevice> {
     const auto [items, count, channels] = d_x.shape;
     if (d_x.size() == 0) return;
     const auto start = [&, items = items, count = count, channels = channels](auto* kernel, int64_t packs) {
-      kernels::launch("gather_tokens_backward", kernel, unsigned(kernels::ceil_div(packs, Traits::threads)),
+      kernels::launch("gather_tokens_backward", kernel, kernels::blocks_for(packs, Traits::threads),
                       unsigned(Traits::threads), 0, ctx, d_x.data, d_y.data, index.data, items, count, channels,
                       d_y.strides[0]);
     };

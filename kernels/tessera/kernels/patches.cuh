@@ -123,7 +123,7 @@ struct Backend<op::patches, kernels::KernelDevice> {
                       options.stride % most == 0 && item_stride % most == 0 && channel_stride % most == 0 &&
                       row_stride % most == 0;
     const auto start = [&](auto* kernel, int64_t packs) {
-      kernels::launch("patchify_forward", kernel, unsigned(kernels::ceil_div(packs, Traits::threads)),
+      kernels::launch("patchify_forward", kernel, kernels::blocks_for(packs, Traits::threads),
                       unsigned(Traits::threads), 0, ctx, patches.data, images.data, shape);
     };
     if (fits)
@@ -141,7 +141,7 @@ struct Backend<op::patches, kernels::KernelDevice> {
         width,          grid.height,    grid.width,
         options.kernel, options.stride, {d_images.strides[0], d_images.strides[1], d_images.strides[2]}};
     kernels::launch("patchify_backward", kernels::patchify_backward_kernel<T>,
-                    unsigned(kernels::ceil_div(d_images.size(), Traits::threads)), unsigned(Traits::threads), 0, ctx,
+                    kernels::blocks_for(d_images.size(), Traits::threads), unsigned(Traits::threads), 0, ctx,
                     d_images.data, d_patches.data, shape);
   }
 
@@ -155,7 +155,7 @@ struct Backend<op::patches, kernels::KernelDevice> {
         width,          grid.height,    grid.width,
         options.kernel, options.stride, {pixels.strides[0], pixels.strides[1], pixels.strides[2]}};
     const auto start = [&](auto* kernel, int64_t threads) {
-      kernels::launch("patchify_pixels", kernel, unsigned(kernels::ceil_div(threads, Traits::threads)),
+      kernels::launch("patchify_pixels", kernel, kernels::blocks_for(threads, Traits::threads),
                       unsigned(Traits::threads), 0, ctx, patches.data, pixels.data, mean.data, deviation.data, shape);
     };
     const int64_t threads = items * grid.count() * options.kernel * options.kernel;

@@ -101,8 +101,8 @@ void copy_strided(Context<KernelDevice>& ctx, const StridedAxes<2>& axes, Y* y, 
     std::copy_n(axes.strides[axis].begin(), 2, shape.strides[at]);
     blocks *= axes.extents[axis];
   }
-  launch("copy_transposed", transpose_kernel<Y, X>, unsigned(blocks), unsigned(transpose_traits::threads), 0, ctx, y, x,
-         shape);
+  launch("copy_transposed", transpose_kernel<Y, X>, blocks_for(blocks, 1), unsigned(transpose_traits::threads), 0, ctx,
+         y, x, shape);
 }
 
 }  // namespace TESSERA_PROVIDER

@@ -110,18 +110,17 @@ struct Backend<op::max, kernels::KernelDevice> {
     const int64_t results = split.outer * split.inner;
     if (results == 0) return;
     if (split.inner == 1)
-      kernels::launch("max_forward", kernels::row_max_kernel<T>, unsigned(kernels::ceil_div(results, Traits::warps)),
+      kernels::launch("max_forward", kernels::row_max_kernel<T>, kernels::blocks_for(results, Traits::warps),
                       unsigned(Traits::threads), 0, ctx, y, index, x, split.outer, split.n);
     else
-      kernels::launch("max_forward", kernels::column_max_kernel<T>,
-                      unsigned(kernels::ceil_div(results, Traits::threads)), unsigned(Traits::threads), 0, ctx, y,
-                      index, x, split.outer, split.n, split.inner);
+      kernels::launch("max_forward", kernels::column_max_kernel<T>, kernels::blocks_for(results, Traits::threads),
+                      unsigned(Traits::threads), 0, ctx, y, index, x, split.outer, split.n, split.inner);
   }
   template <class T>
   static void backward(Context<Device>& ctx, T* d_x, const T* d_y, const int32_t* index, detail::AxisSplit split) {
     const int64_t size = split.outer * split.n * split.inner;
     if (size == 0) return;
-    kernels::launch("max_backward", kernels::max_backward_kernel<T>, unsigned(kernels::ceil_div(size, Traits::threads)),
+    kernels::launch("max_backward", kernels::max_backward_kernel<T>, kernels::blocks_for(size, Traits::threads),
                     unsigned(Traits::threads), 0, ctx, d_x, d_y, index, size, split.n, split.inner);
   }
 };

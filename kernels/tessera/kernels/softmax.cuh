@@ -171,9 +171,7 @@ struct SoftmaxLaunches {
   }
 
  private:
-  static unsigned blocks(int64_t rows, bool warps) {
-    return unsigned(warps ? ceil_div(rows, Traits::threads / warp_size) : rows);
-  }
+  static unsigned blocks(int64_t rows, bool warps) { return blocks_for(rows, warps ? Traits::threads / warp_size : 1); }
 };
 
 }  // namespace TESSERA_PROVIDER

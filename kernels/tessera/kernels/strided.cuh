@@ -144,6 +144,15 @@ struct StridedPacks {
 
 // ---- y = f(x…) ----
 
+/// Host: the blocks of a launch in which each does `of_block` of `work`. Throws ShapeError where no grid has so many.
+inline unsigned blocks_for(int64_t work, int64_t of_block) {
+  constexpr int64_t most = (int64_t(1) << 31) - 1;
+  const int64_t blocks = ceil_div(work, of_block);
+  require<ShapeError>(blocks <= most, "kernels: ", work, " pieces of work need ", blocks, " blocks; a launch has ",
+                      most, " at most (cut the tensors)");
+  return unsigned(blocks);
+}
+
 /// An operand's elements of a pack: loaded, or one value for all.
 template <int Count, class T>
 TESSERA_DEVICE Elements<T, Count> load_operand(const T* from, int64_t stride) {
@@ -205,8 +214,8 @@ void launch_elementwise(const char* name, Context<KernelDevice>& ctx, F f,
   constexpr int count = int(16 / sizeof(Y));
   const auto start = [&](auto* kernel, int count_of_pack) {
     const StridedPacks<1 + int(sizeof...(X))> at(axes, count_of_pack);
-    launch(name, kernel, unsigned(ceil_div(at.packs, elementwise_traits::threads)),
-           unsigned(elementwise_traits::threads), 0, ctx, f, at, y, x...);
+    launch(name, kernel, blocks_for(at.packs, elementwise_traits::threads), unsigned(elementwise_traits::threads), 0,
+           ctx, f, at, y, x...);
   };
   if (axes.template fits<count>(0, y) && (axes.template fits<count>(1 + int(Index), x) && ...))
     start(elementwise_kernel<F, count, Y, X...>, count);

@@ -122,8 +122,8 @@ void sum_rows(const char* name, Context<KernelDevice>& ctx, C* out, const Source
   const int64_t parts = std::max<int64_t>(1, ceil_div(shape.n, warp_size * Count * sums_traits::packs_of_lane));
   const auto start = [&](auto* to, const SumShape& sizes) {
     launch(name, row_sums_kernel<std::remove_pointer_t<decltype(to)>, Source, Count>,
-           unsigned(ceil_div(shape.outer * parts, sums_traits::warps)), unsigned(sums_traits::threads), 0, ctx, to,
-           source, sizes, parts);
+           blocks_for(shape.outer * parts, sums_traits::warps), unsigned(sums_traits::threads), 0, ctx, to, source,
+           sizes, parts);
   };
   if (parts == 1) return start(out, shape);
   Tensor<float, 3, KernelDevice> sums(ctx, {shape.outer, parts, 1});
@@ -146,8 +146,8 @@ void sum_columns(const char* name, Context<KernelDevice>& ctx, C* out, const Sou
   const int64_t parts = std::max<int64_t>(1, ceil_div(shape.n, rows_of_part));
   const auto start = [&](auto* to, const SumShape& sizes) {
     launch(name, column_sums_kernel<std::remove_pointer_t<decltype(to)>, Source, Count>,
-           unsigned(shape.outer * parts * blocks), unsigned(sums_traits::threads), 0, ctx, to, source, sizes, parts,
-           rows_of_part, log_width, blocks);
+           blocks_for(shape.outer * parts * blocks, 1), unsigned(sums_traits::threads), 0, ctx, to, source, sizes,
+           parts, rows_of_part, log_width, blocks);
   };
   if (parts == 1) return start(out, shape);
   Tensor<float, 3, KernelDevice> sums(ctx, {shape.outer, parts, shape.inner});

@@ -43,7 +43,7 @@ struct Backend<op::tokens, kernels::KernelDevice> {
     const auto [items, count, channels] = tokens.shape;
     if (tokens.size() == 0) return;
     const auto start = [&, items = items, count = count, channels = channels](auto* kernel, int64_t packs) {
-      kernels::launch("assemble_tokens_forward", kernel, unsigned(kernels::ceil_div(packs, Traits::threads)),
+      kernels::launch("assemble_tokens_forward", kernel, kernels::blocks_for(packs, Traits::threads),
                       unsigned(Traits::threads), 0, ctx, tokens.data, class_embedding.data, patches.data,
                       positional_embedding.data, items, count, channels);
     };
