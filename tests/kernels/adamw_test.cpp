@@ -4,11 +4,10 @@
 #include <tessera/kernels/adamw.cuh>
 #include <tessera/optim/adamw.hpp>
 #include <tessera/optim/gradient_clipping.hpp>
-#include <tessera/simt/device.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -97,9 +96,9 @@ std::vector<int64_t> many_sizes() {
 
 TEST_CASE("adamw: kernels agree with Cpu over steps, clipped and averaged", "[kernels]") {
   Context<Cpu> ctx;
-  Context<Simt> device;
+  Context<Device> device;
   Parameters<Cpu> expected(ctx, ctx, many_sizes());
-  Parameters<Simt> result(device, ctx, many_sizes());
+  Parameters<Device> result(device, ctx, many_sizes());
   for (int step = 0; step < 4; ++step) {
     expected.set_factors(1.0 / (step + 1));
     result.set_factors(1.0 / (step + 1));
@@ -125,10 +124,10 @@ TEST_CASE("adamw: kernels agree with Cpu over steps, clipped and averaged", "[ke
 
 TEST_CASE("adamw: a step whose norm is not finite changes nothing and does not count", "[kernels]") {
   Context<Cpu> ctx;
-  Context<Simt> device;
-  Parameters<Simt> p(device, ctx, {33, 70});
+  Context<Device> device;
+  Parameters<Device> p(device, ctx, {33, 70});
   const float infinity = std::numeric_limits<float>::infinity();
-  Memory<Simt>::from_host(const_cast<void*>(p.tensors[0].gradient), &infinity, sizeof infinity);
+  Memory<Device>::from_host(const_cast<void*>(p.tensors[0].gradient), &infinity, sizeof infinity);
   const auto before = p.everything();
   p.step(1.0);
   CHECK(p.everything() == before);
@@ -138,11 +137,11 @@ TEST_CASE("adamw: a step whose norm is not finite changes nothing and does not c
 
 TEST_CASE("adamw: every order gives equal bits, views need not be aligned, double is refused", "[kernels]") {
   Context<Cpu> ctx;
-  Context<Simt> device;
+  Context<Device> device;
   std::vector<float> first;
-  for (const auto order : simt::all_orders) {
+  for (const auto order : all_orders) {
     const InOrder in_order(order, 17);
-    Parameters<Simt> p(device, ctx, {8200, 3, 400});
+    Parameters<Device> p(device, ctx, {8200, 3, 400});
     // One parameter begins one element later: no packs there.
     auto& t = p.tensors[0];
     t.size -= 1;
@@ -151,7 +150,7 @@ TEST_CASE("adamw: every order gives equal bits, views need not be aligned, doubl
     if (first.empty()) first = p.everything();
     CHECK(p.everything() == first);
   }
-  Parameters<Simt> p(device, ctx, {4});
+  Parameters<Device> p(device, ctx, {4});
   p.tensors[0].dtype = p.tensors[0].gradient_dtype = Dtype::f64;
   REQUIRE_ERROR(p.step(1), ValueError, "parameter 0 is in double");
   p.tensors[0].dtype = p.tensors[0].gradient_dtype = Dtype::bf16;
@@ -160,13 +159,13 @@ TEST_CASE("adamw: every order gives equal bits, views need not be aligned, doubl
 
 TEST_CASE("adamw: the optimiser on a device takes Cpu's steps, and its state moves between them", "[kernels]") {
   Context<Cpu> ctx;
-  Context<Simt> device;
+  Context<Device> device;
   const auto start = random_tensor<bfloat16, 2>(ctx, {7, 65}, 1);
   const auto bias_start = random_tensor<float, 1>(ctx, {9}, 2);
   const Parameter<bfloat16, 2> weight(Tensor<bfloat16, 2>::from_host(ctx, start.shape, start.data), true);
   const Parameter<float, 1> bias(Tensor<float, 1>::from_host(ctx, bias_start.shape, bias_start.data), true);
-  const Parameter<bfloat16, 2, Simt> weight_s(on_device(device, start), true);
-  const Parameter<float, 1, Simt> bias_s(on_device(device, bias_start), true);
+  const Parameter<bfloat16, 2, Device> weight_s(on_device(device, start), true);
+  const Parameter<float, 1, Device> bias_s(on_device(device, bias_start), true);
   const auto set_up = [](auto& optimizer, const auto& matrix, const auto& vector) {
     typename std::decay_t<decltype(optimizer)>::ParameterList matrices, vectors;
     matrices.add("weight", matrix);
@@ -176,10 +175,10 @@ TEST_CASE("adamw: the optimiser on a device takes Cpu's steps, and its state mov
     optimizer.bound("bias", -1, 1);
   };
   optim::AdamW optimizer;
-  optim::BasicAdamW<Simt> optimizer_s, resumed;
+  optim::BasicAdamW<Device> optimizer_s, resumed;
   set_up(optimizer, weight, bias);
   set_up(optimizer_s, weight_s, bias_s);
-  const auto one_step = [&](uint64_t step, optim::BasicAdamW<Simt>& on_simt) {
+  const auto one_step = [&](uint64_t step, optim::BasicAdamW<Device>& of_kernels) {
     const auto d_weight = random_tensor<float, 2>(ctx, start.shape, 10 + step);
     const auto d_bias = random_tensor<float, 1>(ctx, bias_start.shape, 20 + step);
     weight.state().grad = d_weight;
@@ -190,12 +189,12 @@ TEST_CASE("adamw: the optimiser on a device takes Cpu's steps, and its state mov
     }
     const double norm = optim::gradient_norm(optimizer.parameters());
     optimizer.step({.learning_rate_factor = 0.7, .gradient_scale = optim::clip_factor(norm, 2)});
-    on_simt.step_clipped(device, 0.7, 2);
-    CHECK(on_simt.last_norm() == Approx(norm).epsilon(1e-12));
+    of_kernels.step_clipped(device, 0.7, 2);
+    CHECK(of_kernels.last_norm() == Approx(norm).epsilon(1e-12));
     CHECK(largest_difference(to_host(weight_s.value()), to_host(weight.value())) < 8e-3);
     CHECK(largest_difference(to_host(bias_s.value()), to_host(bias.value())) < 1e-6);
     optimizer.clear_gradients();
-    on_simt.clear_gradients();
+    of_kernels.clear_gradients();
   };
   for (uint64_t step = 0; step < 3; ++step) one_step(step, optimizer_s);
 

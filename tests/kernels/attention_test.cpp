@@ -1,10 +1,9 @@
 // Attention's kernels, run by the emulator, agree with Cpu: forward and backward, with every mask.
 #include <tessera/kernels/attention.cuh>
-#include <tessera/simt.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -48,12 +47,12 @@ void check_case(const Case& c, double tolerance) {
   INFO("B " << c.items << " Nq " << c.queries << " Nk " << c.keys << " H " << c.heads << " D " << c.channels
             << " causal " << c.causal << " lengths " << !c.lengths.empty());
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   const Shape<4> q_shape{c.items, c.queries, c.heads, c.channels}, k_shape{c.items, c.keys, c.heads, c.channels};
   const auto query = random_tensor<T>(ctx, q_shape, 1), key = random_tensor<T>(ctx, k_shape, 2);
   const auto value = random_tensor<T>(ctx, k_shape, 3), d_out = random_tensor<T>(ctx, q_shape, 4);
   Tensor<int32_t, 1> lengths;
-  Tensor<int32_t, 1, Simt> device_lengths;
+  Tensor<int32_t, 1, Device> device_lengths;
   if (!c.lengths.empty()) {
     lengths = Tensor<int32_t, 1>::from_host(ctx, {c.items}, c.lengths);
     device_lengths = on_device(device, lengths);
@@ -115,17 +114,17 @@ const std::vector<Case> kinds = {{2, 77, 77, 1, 64, true, {77, 12}}, {1, 70, 66,
 TEMPLATE_TEST_CASE("attention: kernels give the same bits in every order", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const Case& c : kinds) {
     const Shape<4> q_shape{c.items, c.queries, c.heads, c.channels}, k_shape{c.items, c.keys, c.heads, c.channels};
     const auto query = on_device(device, random_tensor<T>(ctx, q_shape, 1));
     const auto key = on_device(device, random_tensor<T>(ctx, k_shape, 2));
     const auto value = on_device(device, random_tensor<T>(ctx, k_shape, 3));
     const auto d_out = on_device(device, random_tensor<T>(ctx, q_shape, 4));
-    Tensor<int32_t, 1, Simt> lengths;
-    if (!c.lengths.empty()) lengths = Tensor<int32_t, 1, Simt>::from_host(device, {c.items}, c.lengths);
+    Tensor<int32_t, 1, Device> lengths;
+    if (!c.lengths.empty()) lengths = Tensor<int32_t, 1, Device>::from_host(device, {c.items}, c.lengths);
     std::vector<std::vector<float>> first;
-    for (const simt::Order order : simt::all_orders) {
+    for (const Order order : all_orders) {
       const InOrder in_order(order, 7);
       const auto r = run(device, c, query, key, value, d_out, lengths);
       std::vector<std::vector<float>> results = {r.log_sum_exp};
@@ -143,7 +142,7 @@ TEMPLATE_TEST_CASE("attention: kernels take packed and misaligned views and skip
                    bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const Case& c : kinds) {
     // Five packed tensors beside one another; from `offset` 1 on, no row is aligned.
     const int64_t rows = std::max(c.queries, c.keys);
@@ -155,7 +154,7 @@ TEMPLATE_TEST_CASE("attention: kernels take packed and misaligned views and skip
         return tensor.select(2, index).slice(1, 0, count).slice(3, offset, offset + c.channels);
       };
       Tensor<int32_t, 1> lengths;
-      Tensor<int32_t, 1, Simt> device_lengths;
+      Tensor<int32_t, 1, Device> device_lengths;
       if (!c.lengths.empty()) {
         lengths = Tensor<int32_t, 1>::from_host(ctx, {c.items}, c.lengths);
         device_lengths = on_device(device, lengths);
@@ -170,10 +169,10 @@ TEMPLATE_TEST_CASE("attention: kernels take packed and misaligned views and skip
                          part(packed, 3, c.queries), log_sum_exp, out, part(packed, 0, c.queries),
                          part(packed, 1, c.keys), part(packed, 2, c.keys), lengths, options);
 
-      Tensor<T, 4, Simt> out_s(device, out.shape), again(device, out.shape);
-      Tensor<float, 3, Simt> log_sum_exp_s(device, log_sum_exp.shape);
-      auto d_packed_s = Tensor<T, 5, Simt>::zeros(device, packed.shape);
-      auto d_alone_s = Tensor<T, 5, Simt>::zeros(device, packed.shape);
+      Tensor<T, 4, Device> out_s(device, out.shape), again(device, out.shape);
+      Tensor<float, 3, Device> log_sum_exp_s(device, log_sum_exp.shape);
+      auto d_packed_s = Tensor<T, 5, Device>::zeros(device, packed.shape);
+      auto d_alone_s = Tensor<T, 5, Device>::zeros(device, packed.shape);
       const auto q = part(packed_device, 0, c.queries), k = part(packed_device, 1, c.keys),
                  v = part(packed_device, 2, c.keys), d_o = part(packed_device, 3, c.queries);
       attention_forward(device, view(out_s), log_sum_exp_s, q, k, v, device_lengths, options);
@@ -188,10 +187,10 @@ TEMPLATE_TEST_CASE("attention: kernels take packed and misaligned views and skip
       // Each gradient alone has the bits that it has beside the others.
       attention_backward(device, part(d_alone_s, 0, c.queries), {}, {}, d_o, log_sum_exp_s, out_s, q, k, v,
                          device_lengths, options);
-      attention_backward(device, TensorView<T, 4, Simt>{}, part(d_alone_s, 1, c.keys), {}, d_o, log_sum_exp_s, out_s, q,
-                         k, v, device_lengths, options);
-      attention_backward(device, TensorView<T, 4, Simt>{}, {}, part(d_alone_s, 2, c.keys), d_o, log_sum_exp_s, out_s, q,
-                         k, v, device_lengths, options);
+      attention_backward(device, TensorView<T, 4, Device>{}, part(d_alone_s, 1, c.keys), {}, d_o, log_sum_exp_s, out_s,
+                         q, k, v, device_lengths, options);
+      attention_backward(device, TensorView<T, 4, Device>{}, {}, part(d_alone_s, 2, c.keys), d_o, log_sum_exp_s, out_s,
+                         q, k, v, device_lengths, options);
       CHECK(largest_difference(to_host(d_alone_s), to_host(d_packed_s)) == 0);
     }
   }
@@ -199,14 +198,14 @@ TEMPLATE_TEST_CASE("attention: kernels take packed and misaligned views and skip
 
 TEST_CASE("attention: keys beyond an item's length are not touched by what memory holds there", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const int64_t queries : {4, 40, 70}) {
     const Case c{1, queries, 90, 1, 64, false, {37}};
     const Shape<4> q_shape{1, queries, 1, 64}, k_shape{1, 90, 1, 64};
     auto key = random_tensor<bfloat16>(ctx, k_shape, 2), value = random_tensor<bfloat16>(ctx, k_shape, 3);
     const auto query = on_device(device, random_tensor<bfloat16>(ctx, q_shape, 1));
     const auto d_out = on_device(device, random_tensor<bfloat16>(ctx, q_shape, 4));
-    const auto lengths = Tensor<int32_t, 1, Simt>::from_host(device, {1}, c.lengths);
+    const auto lengths = Tensor<int32_t, 1, Device>::from_host(device, {1}, c.lengths);
     const auto clean = run(device, c, query, on_device(device, key), on_device(device, value), d_out, lengths);
     for (int64_t i = 37 * 64; i < 90 * 64; ++i)
       key.data[i] = value.data[i] = narrow<bfloat16>(std::numeric_limits<float>::quiet_NaN());
@@ -219,7 +218,7 @@ TEST_CASE("attention: keys beyond an item's length are not touched by what memor
 }
 
 TEST_CASE("attention: kernels refuse heads that are too wide", "[kernels]") {
-  Context<Simt> device;
-  Tensor<float, 4, Simt> wide(device, {1, 2, 1, 129});
+  Context<Device> device;
+  Tensor<float, 4, Device> wide(device, {1, 2, 1, 129});
   REQUIRE_ERROR(attention(device, wide, wide, wide), ShapeError, "at most 128");
 }

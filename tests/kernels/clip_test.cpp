@@ -1,17 +1,13 @@
-// Whole models on Simt: CLIP's loss with the gradients of all parameters, and MaskCLIP's dense scores, are those of
+// Whole models on the kernels' device: CLIP's loss with the gradients of all parameters, and MaskCLIP's dense scores, are those of
 // Cpu, by the same modules.
 #include <map>
 
-#include <tessera/kernels/attention.cuh>
-#include <tessera/kernels/contrastive.cuh>
-#include <tessera/kernels/interpolate.cuh>
-#include <tessera/kernels/similarity.cuh>
-#include <tessera/simt.hpp>
+#include <tessera/kernels.cuh>
 #include <tessera/systems/maskclip.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera::systems;
@@ -90,47 +86,48 @@ Step clip_step(Context<Device>& ctx) {
 
 }  // namespace
 
-TEST_CASE("clip: loss and all gradients on Simt are those of Cpu", "[kernels]") {
+TEST_CASE("clip: loss and all gradients on the device are those of Cpu", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
-  const Step cpu = clip_step<float>(ctx), simt = clip_step<float>(device);
-  CHECK(std::abs(simt.loss - cpu.loss) < 1e-5 * cpu.loss);
+  Context<Device> device;
+  const Step cpu = clip_step<float>(ctx), found = clip_step<float>(device);
+  CHECK(std::abs(found.loss - cpu.loss) < 1e-5 * cpu.loss);
   CHECK(cpu.gradients.size() == 63);  // every parameter, and the images
-  REQUIRE(simt.gradients.size() == cpu.gradients.size());
+  REQUIRE(found.gradients.size() == cpu.gradients.size());
   for (const auto& [name, expected] : cpu.gradients) {
     INFO(name);
-    REQUIRE(simt.gradients.contains(name));
-    CHECK(largest_difference(simt.gradients.at(name), expected) < 2e-5);
+    REQUIRE(found.gradients.contains(name));
+    CHECK(largest_difference(found.gradients.at(name), expected) < 2e-5);
   }
-  const InOrder in_order(simt::Order::random);  // another order, the same bits
+  const InOrder in_order(Order::random);  // another order, the same bits
   const Step again = clip_step<float>(device);
-  CHECK(again.loss == simt.loss);
-  CHECK(again.gradients == simt.gradients);
+  CHECK(again.loss == found.loss);
+  CHECK(again.gradients == found.gradients);
 }
 
-TEST_CASE("clip: in bfloat16 Simt is about as near to float as Cpu is", "[kernels]") {
+TEST_CASE("clip: in bfloat16 the device is about as near to float as Cpu is", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
-  const Step exact = clip_step<float>(ctx), cpu = clip_step<bfloat16>(ctx), simt = clip_step<bfloat16>(device);
-  CHECK(std::abs(simt.loss - exact.loss) < 0.02 * exact.loss);
-  REQUIRE(simt.gradients.size() == exact.gradients.size());
-  double of_cpu = 0, of_simt = 0;  // mean over all parameters of the largest error
+  Context<Device> device;
+  const Step exact = clip_step<float>(ctx), cpu = clip_step<bfloat16>(ctx), found = clip_step<bfloat16>(device);
+  CHECK(std::abs(found.loss - exact.loss) < 0.02 * exact.loss);
+  REQUIRE(found.gradients.size() == exact.gradients.size());
+  double of_cpu = 0, of_device = 0;  // mean over all parameters of the largest error
   for (const auto& [name, expected] : exact.gradients) {
     of_cpu += largest_difference(cpu.gradients.at(name), expected) / double(exact.gradients.size());
-    of_simt += largest_difference(simt.gradients.at(name), expected) / double(exact.gradients.size());
+    of_device += largest_difference(found.gradients.at(name), expected) / double(exact.gradients.size());
   }
   CHECK(of_cpu < 0.06);
-  CHECK(of_simt <
+  CHECK(of_device <
         1.5 * of_cpu);  // attention's kernels round probabilities, as the tensor cores take them; Cpu does not
 }
 
-TEST_CASE("maskclip: dense scores and gradients on Simt are those of Cpu, on a grid of another size", "[kernels]") {
+TEST_CASE("maskclip: dense scores and gradients on the device are those of Cpu, on a grid of another size",
+          "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   auto cpu = make_clip<float>(ctx, tiny());
-  auto on_simt = make_clip<float>(device, tiny());
+  auto of_kernels = make_clip<float>(device, tiny());
   randomise(cpu);
-  randomise(on_simt);
+  randomise(of_kernels);
   auto image = random_tensor<float>(ctx, Shape<4>{1, 3, 20, 24}, 2);
   const auto classes = l2_normalise(ctx, view(random_tensor<float>(ctx, Shape<2>{7, 12}, 3)));
   for (const MaskclipForm form : {MaskclipForm::residual, MaskclipForm::value}) {
@@ -150,7 +147,7 @@ TEST_CASE("maskclip: dense scores and gradients on Simt are those of Cpu, on a g
       });
       return values;
     };
-    const auto expected = step(ctx, cpu), found = step(device, on_simt);
+    const auto expected = step(ctx, cpu), found = step(device, of_kernels);
     REQUIRE(found.size() == expected.size());
     CHECK(expected.contains("visual.positional_embedding"));
     for (const auto& [name, values] : expected) {
@@ -160,7 +157,7 @@ TEST_CASE("maskclip: dense scores and gradients on Simt are those of Cpu, on a g
     // the whole method, with both refinements
     const MaskclipOptions options{.form = form, .prompt_denoising = 0.5, .key_smoothing = 0.9, .refinement_scale = 20};
     const auto scores = maskclip(ctx, cpu, image, classes, options);
-    const auto scores_s = maskclip(device, on_simt, on_device(device, image), classes, options);
+    const auto scores_s = maskclip(device, of_kernels, on_device(device, image), classes, options);
     CHECK(scores_s.grid == scores.grid);
     CHECK(largest_difference(view(scores_s.patch_embeddings), view(scores.patch_embeddings)) < 2e-5);
     CHECK(largest_difference(view(scores_s.scores), view(scores.scores)) < 2e-5);

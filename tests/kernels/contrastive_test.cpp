@@ -1,10 +1,9 @@
 // The contrastive losses' kernels, run by the emulator, agree with Cpu.
 #include <tessera/kernels/contrastive.cuh>
-#include <tessera/simt/device.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -44,7 +43,7 @@ TEMPLATE_TEST_CASE("contrastive: kernels agree with Cpu, forward and backward", 
   using T = TestType;
   const bool narrow_type = std::is_same_v<T, bfloat16>;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   struct Case {
     int64_t rows, columns, channels, first_label;
   };
@@ -83,12 +82,12 @@ TEMPLATE_TEST_CASE("contrastive: kernels agree with Cpu, forward and backward", 
     CHECK(std::abs(result.d_scale[0] - expected.d_scale[0]) < 2e-5);  // a sum of terms up to 20 that cancel
 
     // Any part of the gradient alone is the same part.
-    Tensor<float, 0, Simt> loss(device, {}), d_scale(device, {});
-    Tensor<float, 1, Simt> row_sums(device, {c.rows}), column_sums;
-    if (symmetric) column_sums = Tensor<float, 1, Simt>(device, {c.columns});
+    Tensor<float, 0, Device> loss(device, {}), d_scale(device, {});
+    Tensor<float, 1, Device> row_sums(device, {c.rows}), column_sums;
+    if (symmetric) column_sums = Tensor<float, 1, Device>(device, {c.columns});
     contrastive_forward(device, view(loss), row_sums, column_sums, image_s, text_s, scale_s, options);
     CHECK(to_host(loss) == result.loss);
-    Tensor<T, 2, Simt> d_text(device, text.shape), none;
+    Tensor<T, 2, Device> d_text(device, text.shape), none;
     contrastive_backward(device, view(none), d_text, {}, d_loss_s, row_sums, column_sums, image_s, text_s, scale_s,
                          options);
     CHECK(largest_difference(to_host(d_text), result.d_text) == 0);
@@ -100,7 +99,7 @@ TEMPLATE_TEST_CASE("contrastive: kernels agree with Cpu, forward and backward", 
 
 TEST_CASE("contrastive: gradients summed over strips of rows, and every order, give the same result", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   // 33000 columns: a strip of 16 MiB holds less than two tiles of 128 rows, so there are two strips.
   const auto image = features<bfloat16>(ctx, 130, 8, 1), text = features<bfloat16>(ctx, 33000, 8, 2);
   const auto logit_scale = scalar(ctx, 2.5f), d_loss = scalar(ctx, 1);
@@ -114,7 +113,7 @@ TEST_CASE("contrastive: gradients summed over strips of rows, and every order, g
 
   const auto small_image = features<bfloat16>(ctx, 131, 33, 3), small_text = features<bfloat16>(ctx, 131, 33, 4);
   Results<bfloat16> first;
-  for (const auto order : simt::all_orders) {
+  for (const auto order : all_orders) {
     const InOrder in_order(order, 11);
     const auto again = run(device, on_device(device, small_image), on_device(device, small_text),
                            on_device(device, logit_scale), on_device(device, d_loss), {});
@@ -129,7 +128,7 @@ TEST_CASE("contrastive: gradients summed over strips of rows, and every order, g
 TEMPLATE_TEST_CASE("contrastive: multi-text kernels agree with Cpu", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const auto& [images, texts] : {std::pair{1, 1}, {1, 5}, {5, 63}, {64, 65}, {33, 129}, {7, 300}})
     for (const bool with_excluded : {false, true}) {
       const Shape<2> shape{images, texts};
@@ -150,16 +149,16 @@ TEMPLATE_TEST_CASE("contrastive: multi-text kernels agree with Cpu", "[kernels]"
       const auto scores_s = on_device(device, scores);
       const auto owner_s = on_device(device, owner);
       const auto excluded_s = on_device(device, excluded);
-      const auto mask_s = with_excluded ? view(excluded_s) : TensorView<uint8_t, 2, Simt>{};
+      const auto mask_s = with_excluded ? view(excluded_s) : TensorView<uint8_t, 2, Device>{};
       const auto scale_s = on_device(device, logit_scale), d_loss_s = on_device(device, d_loss);
-      Tensor<float, 0, Simt> loss_s(device, {}), d_scale_s(device, {}), d_scale_alone(device, {});
-      Tensor<float, 1, Simt> text_sums_s(device, {texts}), negatives_s(device, {images});
-      Tensor<T, 2, Simt> d_scores_s(device, shape);
+      Tensor<float, 0, Device> loss_s(device, {}), d_scale_s(device, {}), d_scale_alone(device, {});
+      Tensor<float, 1, Device> text_sums_s(device, {texts}), negatives_s(device, {images});
+      Tensor<T, 2, Device> d_scores_s(device, shape);
       multi_text_contrastive_forward(device, view(loss_s), text_sums_s, negatives_s, scores_s, owner_s, mask_s,
                                      scale_s);
       multi_text_contrastive_backward(device, view(d_scores_s), d_scale_s, d_loss_s, text_sums_s, negatives_s, scores_s,
                                       owner_s, mask_s, scale_s);
-      multi_text_contrastive_backward(device, TensorView<T, 2, Simt>{}, d_scale_alone, d_loss_s, text_sums_s,
+      multi_text_contrastive_backward(device, TensorView<T, 2, Device>{}, d_scale_alone, d_loss_s, text_sums_s,
                                       negatives_s, scores_s, owner_s, mask_s, scale_s);
       INFO("images " << images << ", texts " << texts << ", excluded " << with_excluded);
       CHECK(largest_difference(to_host(loss_s), to_host(loss)) < 1e-6);
@@ -172,7 +171,7 @@ TEMPLATE_TEST_CASE("contrastive: multi-text kernels agree with Cpu", "[kernels]"
       CHECK(to_host(d_scale_alone) == to_host(d_scale_s));
     }
   const auto scores = on_device(device, random_tensor<T>(ctx, Shape<2>{3, 4}, 1));
-  const auto owner = Tensor<int32_t, 1, Simt>::from_host(device, {4}, std::vector<int32_t>{0, 1, 3, 2});
+  const auto owner = Tensor<int32_t, 1, Device>::from_host(device, {4}, std::vector<int32_t>{0, 1, 3, 2});
   const auto scale = on_device(device, scalar(ctx, 1));
   CHECK(std::isnan(to_host(multi_text_contrastive(device, scores, owner, {}, scale))[0]));
 }

@@ -1,10 +1,9 @@
 // Cross-entropy's kernels, run by the emulator, agree with Cpu.
 #include <tessera/kernels/cross_entropy.cuh>
-#include <tessera/simt/device.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -24,7 +23,7 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for class numbers", "[
   using T = TestType;
   const double tolerance = std::is_same_v<T, float> ? 2e-6 : 5e-3;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const auto& [rows, classes] :
        {std::pair{1, 1}, {63, 2}, {64, 63}, {65, 64}, {9, 65}, {129, 128}, {5, 197}, {3, 2500}, {2, 2048}, {2, 2056}})
     for (const double smoothing : {0.0, 0.1}) {
@@ -33,7 +32,8 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for class numbers", "[
       const Shape<2> shape{rows, classes};
       const auto logits = random_tensor<T>(ctx, shape, 1, 5.0);
       const auto targets = class_numbers(ctx, rows, classes);
-      const auto d_loss = random_tensor<float>(ctx, Shape<0>{}, 2), d_row = random_tensor<float, 1>(ctx, {rows}, 3);
+      const auto d_loss = random_tensor<float>(ctx, Shape<0>{}, 2);
+      const auto d_row = random_tensor<float, 1>(ctx, {rows}, 3);
       Tensor<float, 0> loss(ctx, {});
       Tensor<float, 1> row_loss(ctx, {rows}), sums(ctx, {rows});
       Tensor<T, 2> d_logits(ctx, shape), d_from_rows(ctx, shape);
@@ -45,9 +45,9 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for class numbers", "[
       const auto targets_s = on_device(device, targets);
       const auto d_loss_s = on_device(device, d_loss);
       const auto d_row_s = on_device(device, d_row);
-      Tensor<float, 0, Simt> loss_s(device, {});
-      Tensor<float, 1, Simt> row_loss_s(device, {rows}), sums_s(device, {rows});
-      Tensor<T, 2, Simt> d_logits_s(device, shape), d_from_rows_s(device, shape);
+      Tensor<float, 0, Device> loss_s(device, {});
+      Tensor<float, 1, Device> row_loss_s(device, {rows}), sums_s(device, {rows});
+      Tensor<T, 2, Device> d_logits_s(device, shape), d_from_rows_s(device, shape);
       cross_entropy_forward(device, loss_s, row_loss_s, sums_s, logits_s, targets_s, options);
       cross_entropy_backward(device, view(d_logits_s), d_loss_s, d_row_s, sums_s, logits_s, targets_s, options);
       cross_entropy_backward(device, view(d_from_rows_s), {}, d_row_s, sums_s, logits_s, targets_s, options);
@@ -70,7 +70,7 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for soft targets", "[k
   using T = TestType;
   const double tolerance = std::is_same_v<T, float> ? 2e-6 : 5e-3;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const auto& [rows, classes] :
        {std::pair{1, 1}, {63, 2}, {3, 63}, {65, 64}, {7, 129}, {2, 197}, {3, 2500}, {2, 2056}}) {
     const CrossEntropyOptions options{.label_smoothing = rows % 2 ? 0 : 0.2,
@@ -90,9 +90,9 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for soft targets", "[k
 
     const auto logits_s = on_device(device, logits), targets_s = on_device(device, targets);
     const auto d_loss_s = on_device(device, d_loss);
-    Tensor<float, 0, Simt> loss_s(device, {});
-    Tensor<float, 1, Simt> row_loss_s(device, {rows}), sums_s(device, {rows});
-    Tensor<T, 2, Simt> d_logits_s(device, shape), d_targets_s(device, shape), d_alone(device, shape);
+    Tensor<float, 0, Device> loss_s(device, {});
+    Tensor<float, 1, Device> row_loss_s(device, {rows}), sums_s(device, {rows});
+    Tensor<T, 2, Device> d_logits_s(device, shape), d_targets_s(device, shape), d_alone(device, shape);
     soft_cross_entropy_forward(device, loss_s, row_loss_s, sums_s, logits_s, targets_s, options);
     soft_cross_entropy_backward(device, view(d_logits_s), d_targets_s, d_loss_s, {}, sums_s, logits_s, targets_s,
                                 options);
@@ -108,8 +108,8 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for soft targets", "[k
     }
     CHECK(largest_difference(d_t_s, d_t) < tolerance);
     CHECK(largest_difference(to_host(d_alone), to_host(d_logits_s)) == 0);
-    Tensor<T, 2, Simt> d_targets_alone(device, shape);
-    soft_cross_entropy_backward(device, TensorView<T, 2, Simt>{}, d_targets_alone, d_loss_s, {}, sums_s, logits_s,
+    Tensor<T, 2, Device> d_targets_alone(device, shape);
+    soft_cross_entropy_backward(device, TensorView<T, 2, Device>{}, d_targets_alone, d_loss_s, {}, sums_s, logits_s,
                                 targets_s, options);
     CHECK(std::memcmp(to_host(d_targets_alone).data(), to_host(d_targets_s).data(), d_t.size() * sizeof(T)) == 0);
   }
@@ -117,16 +117,16 @@ TEMPLATE_TEST_CASE("cross_entropy: kernels agree with Cpu for soft targets", "[k
 
 TEST_CASE("cross_entropy: no rows, only ignored rows, bad classes, views that are not aligned", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
-  const Tensor<float, 2, Simt> none(device, {0, 8});
-  const Tensor<int32_t, 1, Simt> no_targets(device, {0});
+  Context<Device> device;
+  const Tensor<float, 2, Device> none(device, {0, 8});
+  const Tensor<int32_t, 1, Device> no_targets(device, {0});
   CHECK(to_host(cross_entropy(device, none, no_targets)) == std::vector<float>{0});
 
   const auto values = random_tensor<float, 1>(ctx, {33}, 1);
   const auto values_s = on_device(device, values);
   const TensorView<float, 2> logits(values.data + 1, {4, 8});
-  const TensorView<float, 2, Simt> logits_s(values_s.data + 1, {4, 8});
-  const auto ignored = Tensor<int32_t, 1, Simt>::from_host(device, {4}, std::vector<int32_t>(4, -100));
+  const TensorView<float, 2, Device> logits_s(values_s.data + 1, {4, 8});
+  const auto ignored = Tensor<int32_t, 1, Device>::from_host(device, {4}, std::vector<int32_t>(4, -100));
   CHECK(to_host(cross_entropy(device, logits_s, ignored)) == std::vector<float>{0});
 
   const std::vector<int32_t> numbers = {7, 0, -100, 3};
@@ -134,7 +134,7 @@ TEST_CASE("cross_entropy: no rows, only ignored rows, bad classes, views that ar
   const auto targets_s = on_device(device, targets);
   const auto expected = to_host(cross_entropy(ctx, logits, targets));
   std::vector<float> first;
-  for (const auto order : simt::all_orders) {
+  for (const auto order : all_orders) {
     const InOrder in_order(order, 3);
     const auto loss = to_host(cross_entropy(device, logits_s, targets_s));
     CHECK(largest_difference(loss, expected) < 1e-6);
@@ -142,7 +142,7 @@ TEST_CASE("cross_entropy: no rows, only ignored rows, bad classes, views that ar
     CHECK(loss == first);
   }
 
-  const auto bad = Tensor<int32_t, 1, Simt>::from_host(device, {4}, std::vector<int32_t>{7, 8, -1, 3});
+  const auto bad = Tensor<int32_t, 1, Device>::from_host(device, {4}, std::vector<int32_t>{7, 8, -1, 3});
   const auto rows = to_host(cross_entropy_rows(device, logits_s, bad));
   CHECK_FALSE(std::isnan(rows[0]));
   CHECK(std::isnan(rows[1]));

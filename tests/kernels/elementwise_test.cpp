@@ -4,8 +4,8 @@
 #include <tessera/ops/rearrange.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -17,9 +17,9 @@ constexpr double tolerance = std::is_same_v<T, float> ? 2e-6 : 8e-3;
 
 constexpr Arithmetic kinds[] = {Arithmetic::add, Arithmetic::subtract, Arithmetic::multiply, Arithmetic::divide};
 
-/// Forward and backward of all four kinds on Cpu and on Simt, for a [rank A] and b [rank B].
+/// Forward and backward of all four kinds on Cpu and on the device, for a [rank A] and b [rank B].
 template <class T, class TB, size_t Rank, size_t RankB>
-void check_arithmetic(Context<Cpu>& ctx, Context<Simt>& device, const std::array<int64_t, Rank>& shape_a,
+void check_arithmetic(Context<Cpu>& ctx, Context<Device>& device, const std::array<int64_t, Rank>& shape_a,
                       const std::array<int64_t, RankB>& shape_b) {
   auto a = random_tensor<T>(ctx, shape_a, 1);
   auto b = random_tensor<TB>(ctx, shape_b, 2);
@@ -32,9 +32,9 @@ void check_arithmetic(Context<Cpu>& ctx, Context<Simt>& device, const std::array
   for (const Arithmetic kind : kinds) {
     INFO(arithmetic_name(kind) << " " << to_string(shape_a) << " " << to_string(shape_b));
     Tensor<T, int(Rank)> y(ctx, shape), d_a(ctx, shape_a);
-    Tensor<T, int(Rank), Simt> y_s(device, shape), d_a_s(device, shape_a);
+    Tensor<T, int(Rank), Device> y_s(device, shape), d_a_s(device, shape_a);
     Tensor<float, int(RankB)> d_b(ctx, shape_b);
-    Tensor<float, int(RankB), Simt> d_b_s(device, shape_b), d_b_alone(device, shape_b);
+    Tensor<float, int(RankB), Device> d_b_s(device, shape_b), d_b_alone(device, shape_b);
     arithmetic_forward(ctx, view(y), a, view(b), kind);
     arithmetic_forward(device, view(y_s), a_s, view(b_s), kind);
     CHECK(largest_difference(to_host(y_s), to_host(y)) < tolerance<T>);
@@ -43,7 +43,7 @@ void check_arithmetic(Context<Cpu>& ctx, Context<Simt>& device, const std::array
     CHECK(largest_difference(to_host(d_a_s), to_host(d_a)) < tolerance<T>);
     CHECK(largest_difference(to_host(d_b_s), to_host(d_b)) < 2e-6);
     // an absent gradient is skipped, and the other has the same bits
-    arithmetic_backward(device, TensorView<T, int(Rank), Simt>{}, view(d_b_alone), view(d_y_s), a_s, view(b_s), kind);
+    arithmetic_backward(device, TensorView<T, int(Rank), Device>{}, view(d_b_alone), view(d_y_s), a_s, view(b_s), kind);
     CHECK(to_host(d_b_alone) == to_host(d_b_s));
   }
 }
@@ -53,7 +53,7 @@ void check_arithmetic(Context<Cpu>& ctx, Context<Simt>& device, const std::array
 TEMPLATE_TEST_CASE("elementwise: arithmetic with broadcasting agrees with Cpu", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const int64_t n : {1, 63, 64, 65, 127, 128, 129, 197})
     check_arithmetic<T, T>(ctx, device, Shape<2>{3, n}, Shape<2>{3, n});
   check_arithmetic<T, float>(ctx, device, Shape<3>{5, 7, 64}, Shape<1>{64});   // a bias
@@ -67,13 +67,13 @@ TEMPLATE_TEST_CASE("elementwise: arithmetic with broadcasting agrees with Cpu", 
 
 TEST_CASE("elementwise: strided and misaligned views, in all orders", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   auto a = random_tensor<float>(ctx, Shape<3>{6, 9, 67}, 1);
   auto b = random_tensor<float>(ctx, Shape<2>{9, 67}, 2);
   const auto a_s = on_device(device, a);
   const auto b_s = on_device(device, b);
   const auto expected = add(ctx, a.slice(2, 1, 66).slice(0, 2, 5), b.slice(1, 2, 67));
-  for (const auto order : simt::all_orders) {
+  for (const auto order : all_orders) {
     const InOrder in_order(order);
     const auto y = add(device, a_s.slice(2, 1, 66).slice(0, 2, 5), b_s.slice(1, 2, 67));
     CHECK(to_host(y) == to_host(expected));
@@ -93,10 +93,10 @@ TEST_CASE("elementwise: strided and misaligned views, in all orders", "[kernels]
 
 TEST_CASE("elementwise: what is too large for one launch goes into several", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   const auto doubled_in_parts = [&](const TensorView<const float, 2>& x, auto axes_of) {
-    const auto x_s = Tensor<float, 2, Simt>::from_host(device, x.shape, x.data);
-    Tensor<float, 2, Simt> y(device, x.shape);
+    const auto x_s = Tensor<float, 2, Device>::from_host(device, x.shape, x.data);
+    Tensor<float, 2, Device> y(device, x.shape);
     auto axes = axes_of(y, x_s);
     axes.most_elements = 100;
     kernels::elementwise("test", device, kernels::Scale<float>{2.0f}, axes, y.data,
@@ -113,7 +113,7 @@ TEST_CASE("elementwise: what is too large for one launch goes into several", "[k
 TEMPLATE_TEST_CASE("elementwise: functions and activations agree with Cpu", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const int64_t n : {1, 63, 64, 129, 1000}) {
     auto x = random_tensor<T>(ctx, Shape<1>{n}, 1, 3.0), d_y = random_tensor<T>(ctx, Shape<1>{n}, 2);
     auto positive = random_tensor<T>(ctx, Shape<1>{n}, 1);
@@ -124,7 +124,7 @@ TEMPLATE_TEST_CASE("elementwise: functions and activations agree with Cpu", "[ke
       const auto& at = f == Unary::log || f == Unary::square_root ? positive : x;
       const auto at_s = on_device(device, at);
       Tensor<T, 1> y(ctx, {n}), d_x(ctx, {n});
-      Tensor<T, 1, Simt> y_s(device, {n}), d_x_s(device, {n});
+      Tensor<T, 1, Device> y_s(device, {n}), d_x_s(device, {n});
       unary_forward(ctx, view(y), at, f);
       unary_backward(ctx, view(d_x), d_y, at, y, f);
       unary_forward(device, view(y_s), at_s, f);
@@ -137,7 +137,7 @@ TEMPLATE_TEST_CASE("elementwise: functions and activations agree with Cpu", "[ke
          {Activation::none, Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu}) {
       INFO(activation_name(kind) << ", " << n << " elements");
       Tensor<T, 1> y(ctx, {n}), d_x(ctx, {n});
-      Tensor<T, 1, Simt> y_s(device, {n}), d_x_s(device, {n});
+      Tensor<T, 1, Device> y_s(device, {n}), d_x_s(device, {n});
       activation_forward(ctx, view(y), x, kind);
       activation_backward(ctx, view(d_x), d_y, x, kind);
       activation_forward(device, view(y_s), x_s, kind);
@@ -152,14 +152,14 @@ TEMPLATE_TEST_CASE("elementwise: functions and activations agree with Cpu", "[ke
 
 TEST_CASE("elementwise: activations far out, at infinity and at NaN", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   const float infinity = std::numeric_limits<float>::infinity();
   const auto x = Tensor<float, 1>::from_host(ctx, {6}, {-1e30f, -200.0f, -70.0f, 70.0f, 1e30f, infinity});
   const auto ones = Tensor<float, 1>::from_host(ctx, {6}, std::vector<float>(6, 1.0f));
   const auto x_s = on_device(device, x), ones_s = on_device(device, ones);
   for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu}) {
     INFO(activation_name(kind));
-    Tensor<float, 1, Simt> d_x(device, {6});
+    Tensor<float, 1, Device> d_x(device, {6});
     activation_backward(device, view(d_x), ones_s, x_s, kind);
     CHECK(to_host(d_x) == std::vector<float>{0, 0, 0, 1, 1, 1});
     const auto y = to_host(activation(device, x_s, kind));
@@ -167,7 +167,7 @@ TEST_CASE("elementwise: activations far out, at infinity and at NaN", "[kernels]
     CHECK(std::abs(y[1]) < 1e-30f);
     CHECK(y[3] == 70.0f);
     CHECK(y[5] == infinity);
-    const auto nan = Tensor<float, 1, Simt>::from_host(device, {1}, {std::nanf("")});
+    const auto nan = Tensor<float, 1, Device>::from_host(device, {1}, {std::nanf("")});
     CHECK(std::isnan(to_host(activation(device, nan, kind))[0]));
   }
 }

@@ -1,10 +1,9 @@
 // Interpolation's kernels, run by the emulator, agree with Cpu.
 #include <tessera/kernels/interpolate.cuh>
-#include <tessera/simt/device.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -19,9 +18,9 @@ struct Case {
 constexpr Case cases[] = {{{1, 1}, {3, 2}},    {{3, 5}, {1, 1}},    {{7, 7}, {14, 16}}, {{14, 3}, {5, 64}},
                           {{9, 13}, {63, 65}}, {{65, 20}, {9, 13}}, {{4, 4}, {4, 129}}, {{5, 6}, {5, 6}}};
 
-/// Both passes of one layout, on Cpu and on Simt.
+/// Both passes of one layout, on Cpu and on the device.
 template <class T, bool channels_last>
-void compare(Context<Cpu>& ctx, Context<Simt>& device, const Case& c, int64_t channels, InterpolateOptions options) {
+void compare(Context<Cpu>& ctx, Context<Device>& device, const Case& c, int64_t channels, InterpolateOptions options) {
   const auto maps = [&](Shape<2> extents) {
     return channels_last ? Shape<4>{2, extents[0], extents[1], channels}
                          : Shape<4>{2, channels, extents[0], extents[1]};
@@ -38,7 +37,7 @@ void compare(Context<Cpu>& ctx, Context<Simt>& device, const Case& c, int64_t ch
   const auto x = random_tensor<T>(ctx, maps(c.from), 1), d_y = random_tensor<T>(ctx, maps(c.to), 2);
   Tensor<T, 4> y(ctx, d_y.shape), d_x(ctx, x.shape);
   both(ctx, y, d_x, x, d_y);
-  Tensor<T, 4, Simt> y_s(device, d_y.shape), d_x_s(device, x.shape);
+  Tensor<T, 4, Device> y_s(device, d_y.shape), d_x_s(device, x.shape);
   both(device, y_s, d_x_s, on_device(device, x), on_device(device, d_y));
   // Positions are computed in float, up to one unit of them apart: a unit of a position near 65 is 8e-6 of a cell.
   const double tolerance = std::is_same_v<T, float> ? 2e-5 : 8e-3;  // bfloat16: one unit in the last place
@@ -53,7 +52,7 @@ void compare(Context<Cpu>& ctx, Context<Simt>& device, const Case& c, int64_t ch
 TEMPLATE_TEST_CASE("interpolate: kernels agree with Cpu in every mode and layout", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const Case& c : cases)
     for (const Interpolation mode : all_modes) {
       compare<T, false>(ctx, device, c, 3, {.mode = mode});
@@ -68,7 +67,7 @@ TEMPLATE_TEST_CASE("interpolate: kernels agree with Cpu in every mode and layout
 
 TEST_CASE("interpolate: equal extents copy all bits, absent gradients, views that are not aligned", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   auto x = random_tensor<float, 4>(ctx, {1, 2, 3, 4}, 1);
   x.data[0] = -0.0f;
   x.data[1] = std::numeric_limits<float>::infinity();
@@ -78,20 +77,20 @@ TEST_CASE("interpolate: equal extents copy all bits, absent gradients, views tha
     const auto y = to_host(interpolate(device, x_s, {3, 4}, {.mode = mode}));
     CHECK(std::memcmp(y.data(), x.data, y.size() * sizeof(float)) == 0);
   }
-  interpolate_backward(device, TensorView<float, 4, Simt>{}, x_s);
-  Tensor<float, 4, Simt> none(device, {0, 2, 3, 4});
+  interpolate_backward(device, TensorView<float, 4, Device>{}, x_s);
+  Tensor<float, 4, Device> none(device, {0, 2, 3, 4});
   CHECK(to_host(interpolate(device, none, {6, 8})).empty());
 
   const auto values = random_tensor<float, 1>(ctx, {1 + 4 * 4 * 8}, 3);
   const auto values_s = on_device(device, values);
   const auto expected = interpolate_tokens(ctx, TensorView<float, 4>(values.data + 1, {1, 4, 4, 8}), {7, 9});
   std::vector<float> first;
-  for (const auto order : simt::all_orders) {
+  for (const auto order : all_orders) {
     const InOrder in_order(order, 5);
-    const TensorView<float, 4, Simt> maps(values_s.data + 1, {1, 4, 4, 8});
+    const TensorView<float, 4, Device> maps(values_s.data + 1, {1, 4, 4, 8});
     const auto y = to_host(interpolate_tokens(device, maps, {7, 9}));
     CHECK(largest_difference(y, to_host(expected)) < 2e-6);
-    Tensor<float, 4, Simt> d_x(device, {1, 3, 3, 8});
+    Tensor<float, 4, Device> d_x(device, {1, 3, 3, 8});
     interpolate_tokens_backward(device, view(d_x), maps);
     if (first.empty()) first = to_host(d_x);
     CHECK(to_host(d_x) == first);
@@ -100,7 +99,7 @@ TEST_CASE("interpolate: equal extents copy all bits, absent gradients, views tha
 
 TEST_CASE("interpolate: positional embeddings are resized as on Cpu", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const bool class_token : {false, true}) {
     const PositionalGrid grid{.stored_height = 7,
                               .stored_width = 7,
@@ -115,7 +114,7 @@ TEST_CASE("interpolate: positional embeddings are resized as on Cpu", "[kernels]
     resize_positional_embedding_backward(ctx, view(d_table), view(d_positions), grid);
     const auto positions = resize_positional_embedding(ctx, table, grid);
 
-    Tensor<float, 2, Simt> d_table_s(device, table.shape);
+    Tensor<float, 2, Device> d_table_s(device, table.shape);
     const auto d_positions_s = on_device(device, d_positions);
     resize_positional_embedding_backward(device, view(d_table_s), view(d_positions_s), grid);
     const auto positions_s = resize_positional_embedding(device, on_device(device, table), grid);

@@ -1,9 +1,9 @@
-// The matrix product on Simt: the Cpu's on copies, and its bias' and activation's gradients as kernels.
-#include <tessera/simt/matmul.hpp>
+// The matrix product on Device: the Cpu's on copies, and its bias' and activation's gradients as kernels.
+#include <tessera/device/matmul.cuh>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -13,9 +13,9 @@ constexpr Activation activations[] = {Activation::none, Activation::relu, Activa
                                       Activation::quick_gelu};
 }
 
-TEST_CASE("matmul: transposes, batches and strided rows on Simt are those of Cpu", "[kernels]") {
+TEST_CASE("matmul: transposes, batches and strided rows on the device are those of Cpu", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const bool ta : {false, true})
     for (const bool tb : {false, true}) {
       auto a = random_tensor<float>(ctx, ta ? Shape<3>{3, 7, 5} : Shape<3>{3, 5, 7}, 1);
@@ -48,7 +48,7 @@ TEMPLATE_TEST_CASE("matmul: bias, activation and all gradients agree with Cpu", 
   using T = TestType;
   const double tolerance = std::is_same_v<T, float> ? 3e-6 : 1e-2;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const auto& [rows, columns] : {std::pair{1, 1}, {3, 63}, {65, 64}, {127, 65}, {300, 128}, {9, 197}}) {
     auto x = random_tensor<T>(ctx, Shape<2>{rows, 12}, 1);
     auto weight = random_tensor<T>(ctx, Shape<2>{columns, 12}, 2, 0.3);
@@ -64,9 +64,9 @@ TEMPLATE_TEST_CASE("matmul: bias, activation and all gradients agree with Cpu", 
       Tensor<float, 1> d_bias(ctx, bias.shape);
       matmul_forward(ctx, view(y), pre, view(x), view(weight), bias, options);
       matmul_backward(ctx, view(d_x), view(d_weight), d_bias, d_y, x, view(weight), pre, options);
-      Tensor<T, 2, Simt> y_s(device, d_y.shape), pre_s(device, d_y.shape), d_x_s(device, x.shape);
-      Tensor<float, 2, Simt> d_weight_s(device, weight.shape);
-      Tensor<float, 1, Simt> d_bias_s(device, bias.shape), again(device, bias.shape);
+      Tensor<T, 2, Device> y_s(device, d_y.shape), pre_s(device, d_y.shape), d_x_s(device, x.shape);
+      Tensor<float, 2, Device> d_weight_s(device, weight.shape);
+      Tensor<float, 1, Device> d_bias_s(device, bias.shape), again(device, bias.shape);
       matmul_forward(device, view(y_s), pre_s, view(x_s), view(weight_s), bias_s, options);
       matmul_backward(device, view(d_x_s), view(d_weight_s), d_bias_s, d_y_s, x_s, view(weight_s), pre_s, options);
       CHECK(largest_difference(to_host(y_s), to_host(y)) < tolerance);
@@ -74,9 +74,9 @@ TEMPLATE_TEST_CASE("matmul: bias, activation and all gradients agree with Cpu", 
       CHECK(largest_difference(to_host(d_weight_s), to_host(d_weight)) < tolerance);
       CHECK(largest_difference(to_host(d_bias_s), to_host(d_bias)) < tolerance);
       // alone, in another order, the bias' gradient has the same bits
-      const InOrder in_order(simt::Order::random, uint64_t(rows));
-      matmul_backward(device, TensorView<T, 2, Simt>{}, TensorView<float, 2, Simt>{}, again, d_y_s, x_s, view(weight_s),
-                      pre_s, options);
+      const InOrder in_order(Order::random, uint64_t(rows));
+      matmul_backward(device, TensorView<T, 2, Device>{}, TensorView<float, 2, Device>{}, again, d_y_s, x_s,
+                      view(weight_s), pre_s, options);
       CHECK(to_host(again) == to_host(d_bias_s));
       CHECK(largest_difference(to_host(matmul(device, x_s, weight_s, bias_s, options)), to_host(y_s)) < tolerance);
     }
@@ -85,7 +85,7 @@ TEMPLATE_TEST_CASE("matmul: bias, activation and all gradients agree with Cpu", 
 
 TEST_CASE("matmul: bias and activation after a library's product, in place and in strided rows", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   auto x = random_tensor<float>(ctx, Shape<3>{2, 5, 80}, 1);
   auto bias = random_tensor<float>(ctx, Shape<1>{64}, 2);
   const auto bias_s = on_device(device, bias);

@@ -1,10 +1,9 @@
 // Pair compatibility's kernels, run by the emulator, agree with Cpu.
 #include <tessera/kernels/pair_compatibility.cuh>
-#include <tessera/simt/device.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -34,7 +33,7 @@ TEMPLATE_TEST_CASE("pair_compatibility: kernels agree with Cpu, forward and back
   using T = TestType;
   const bool is_float = std::is_same_v<T, float>;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   struct Case {
     int64_t images, patches, channels, texts;
   };
@@ -66,10 +65,10 @@ TEMPLATE_TEST_CASE("pair_compatibility: kernels agree with Cpu, forward and back
 
       // Any part of the results alone is the same part.
       CHECK(to_host(pair_compatibility(device, patches_s, texts_s, options)) == result.phi);
-      Tensor<float, 2, Simt> phi(device, d_phi.shape), sums(device, d_phi.shape);
+      Tensor<float, 2, Device> phi(device, d_phi.shape), sums(device, d_phi.shape);
       pair_compatibility_forward(device, view(phi), sums, patches_s, texts_s, options);
-      Tensor<T, 2, Simt> d_texts(device, texts.shape);
-      pair_compatibility_backward(device, TensorView<T, 3, Simt>{}, d_texts, d_phi_s, phi, sums, patches_s, texts_s,
+      Tensor<T, 2, Device> d_texts(device, texts.shape);
+      pair_compatibility_backward(device, TensorView<T, 3, Device>{}, d_texts, d_phi_s, phi, sums, patches_s, texts_s,
                                   options);
       CHECK(largest_difference(to_host(d_texts), result.d_texts) == 0);
     }
@@ -77,14 +76,14 @@ TEMPLATE_TEST_CASE("pair_compatibility: kernels agree with Cpu, forward and back
 
 TEST_CASE("pair_compatibility: several rounds of images and texts, and every order", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   // Rounds of at most 1024 texts: two of them, and one more part of 128 in the second.
   const auto patches = random_tensor<bfloat16, 3>(ctx, {2, 5, 8}, 1);
   const auto texts = random_tensor<bfloat16, 2>(ctx, {1200, 8}, 2);
   const auto d_phi = random_tensor<float, 2>(ctx, {2, 1200}, 3);
   const auto expected = run(ctx, patches, texts, d_phi, {});
   std::vector<float> first;
-  for (const auto order : simt::all_orders) {
+  for (const auto order : all_orders) {
     const InOrder in_order(order, 13);
     const auto result = run(device, on_device(device, patches), on_device(device, texts), on_device(device, d_phi), {});
     CHECK(largest_difference(result.phi, expected.phi) < 4e-3);
@@ -97,20 +96,20 @@ TEST_CASE("pair_compatibility: several rounds of images and texts, and every ord
 
 TEST_CASE("pair_compatibility: no images or texts, and views that are not aligned", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   const auto values = random_tensor<float, 1>(ctx, {1 + 2 * 6 * 8 + 3 * 8}, 1);
   const auto values_s = on_device(device, values);
   const auto of = [](auto* data) { return TensorView<std::remove_pointer_t<decltype(data)>, 3>(data, {2, 6, 8}); };
   const TensorView<float, 2> texts(values.data + 97, {3, 8});
-  const TensorView<float, 3, Simt> patches_s(values_s.data + 1, {2, 6, 8});
-  const TensorView<float, 2, Simt> texts_s(values_s.data + 97, {3, 8});
+  const TensorView<float, 3, Device> patches_s(values_s.data + 1, {2, 6, 8});
+  const TensorView<float, 2, Device> texts_s(values_s.data + 97, {3, 8});
   CHECK(largest_difference(to_host(pair_compatibility(device, patches_s, texts_s)),
                            to_host(pair_compatibility(ctx, of(values.data + 1), texts))) < 3e-6);
 
-  const TensorView<float, 2, Simt> no_texts(values_s.data, {0, 8});
+  const TensorView<float, 2, Device> no_texts(values_s.data, {0, 8});
   CHECK(to_host(pair_compatibility(device, patches_s, no_texts)).empty());
-  Tensor<float, 3, Simt> d_patches(device, {2, 6, 8});
-  Tensor<float, 2, Simt> none(device, {2, 0});
+  Tensor<float, 3, Device> d_patches(device, {2, 6, 8});
+  Tensor<float, 2, Device> none(device, {2, 0});
   pair_compatibility_backward(device, view(d_patches), {}, none, none, none, patches_s, no_texts);
   CHECK(to_host(d_patches) == std::vector<float>(96, 0.0f));
 }

@@ -2,8 +2,8 @@
 #include <tessera/kernels/patches.cuh>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -11,7 +11,7 @@ using namespace tessera_test;
 TEMPLATE_TEST_CASE("patches: any kernel, stride and remainder, forward and backward", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   struct Case {
     int64_t height, width;
     PatchOptions options;
@@ -33,7 +33,7 @@ TEMPLATE_TEST_CASE("patches: any kernel, stride and remainder, forward and backw
       CHECK(largest_difference(to_host(patches_s), to_host(patches)) == 0);
       auto d_patches = random_tensor<T>(ctx, patches.shape, 2);
       Tensor<T, 4> d_images(ctx, images.shape);
-      Tensor<T, 4, Simt> d_images_s(device, images.shape);
+      Tensor<T, 4, Device> d_images_s(device, images.shape);
       patchify_backward(ctx, view(d_images), d_patches, options);
       patchify_backward(device, view(d_images_s), on_device(device, d_patches), options);
       CHECK(largest_difference(to_host(d_images_s), to_host(d_images)) < (std::is_same_v<T, float> ? 1e-6 : 4e-3));
@@ -43,7 +43,7 @@ TEMPLATE_TEST_CASE("patches: any kernel, stride and remainder, forward and backw
       const auto mean = Tensor<float, 1>::from_host(ctx, {3}, {0.48f, 0.46f, 0.41f});
       const auto deviation = Tensor<float, 1>::from_host(ctx, {3}, {0.27f, 0.26f, 0.28f});
       Tensor<T, 3> normalised(ctx, patches.shape);
-      Tensor<T, 3, Simt> normalised_s(device, patches.shape);
+      Tensor<T, 3, Device> normalised_s(device, patches.shape);
       patchify_pixels(ctx, view(normalised), pixels, mean, deviation, options);
       patchify_pixels(device, view(normalised_s), on_device(device, pixels), on_device(device, mean),
                       on_device(device, deviation), options);

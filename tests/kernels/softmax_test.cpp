@@ -2,8 +2,8 @@
 #include <tessera/kernels/softmax.cuh>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -28,7 +28,7 @@ TEMPLATE_TEST_CASE("softmax: both forms agree with Cpu in double, forward and ba
   using T = TestType;
   const double tolerance = std::is_same_v<T, float> ? 2e-6 : 8e-3;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   for (const auto& [rows, columns] : {std::pair{1, 1},
                                       {9, 63},
                                       {8, 64},
@@ -53,7 +53,7 @@ TEMPLATE_TEST_CASE("softmax: both forms agree with Cpu in double, forward and ba
     // gradients, where the values saved are T's
     const auto y = rounded<T>(ctx, exact_y), z = rounded<T>(ctx, exact_z);
     Tensor<double, 2> d_x(ctx, shape);
-    Tensor<T, 2, Simt> d_x_s(device, shape);
+    Tensor<T, 2, Device> d_x_s(device, shape);
     softmax_backward(ctx, view(d_x), d_y_double, in_double(ctx, y));
     softmax_backward(device, view(d_x_s), d_y_s, on_device(device, y));
     if (columns > 1) CHECK(largest_difference(to_host(d_x_s), to_host(d_x)) < tolerance);
@@ -61,7 +61,7 @@ TEMPLATE_TEST_CASE("softmax: both forms agree with Cpu in double, forward and ba
     log_softmax_backward(device, view(d_x_s), d_y_s, on_device(device, z));
     if (columns > 1) CHECK(largest_difference(to_host(d_x_s), to_host(d_x)) < tolerance);
     // in place, and in another order, the bits are the same
-    const InOrder in_order(simt::Order::random, uint64_t(columns));
+    const InOrder in_order(Order::random, uint64_t(columns));
     softmax_forward(device, view(x_s), x_s);
     CHECK(largest_difference(to_host(x_s), to_host(y_s)) == 0);
     log_softmax_backward(device, view(d_y_s), d_y_s, on_device(device, z));
@@ -71,7 +71,7 @@ TEMPLATE_TEST_CASE("softmax: both forms agree with Cpu in double, forward and ba
 
 TEST_CASE("softmax: masked logits, rows of nothing but them, NaN, large logits", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::nanf("");
   const auto x = Tensor<float, 2>::from_host(ctx, {5, 4}, {0,         -infinity, 1,         -infinity,  //
                                                            -infinity, -infinity, -infinity, -infinity,  //
@@ -91,15 +91,15 @@ TEST_CASE("softmax: masked logits, rows of nothing but them, NaN, large logits",
   CHECK(bits_agree(to_host(log_softmax(device, x_s)), to_host(z)));
   const auto ones = Tensor<float, 2>::from_host(ctx, {5, 4}, std::vector<float>(20, 1.0f));
   Tensor<float, 2> d_x(ctx, x.shape);
-  Tensor<float, 2, Simt> d_x_s(device, x.shape);
+  Tensor<float, 2, Device> d_x_s(device, x.shape);
   log_softmax_backward(ctx, view(d_x), ones, z);
   log_softmax_backward(device, view(d_x_s), on_device(device, ones), on_device(device, z));
   CHECK(bits_agree(to_host(d_x_s), to_host(d_x)));
-  Tensor<float, 2, Simt> none(device, {0, 4});
+  Tensor<float, 2, Device> none(device, {0, 4});
   CHECK(to_host(softmax(device, none)).empty());
   // misaligned
   auto values = random_tensor<float>(ctx, Shape<1>{65}, 1);
   const auto values_s = on_device(device, values);
-  CHECK(largest_difference(to_host(softmax(device, TensorView<float, 2, Simt>(values_s.data + 1, {4, 16}))),
+  CHECK(largest_difference(to_host(softmax(device, TensorView<float, 2, Device>(values_s.data + 1, {4, 16}))),
                            to_host(softmax(ctx, TensorView<float, 2>(values.data + 1, {4, 16})))) < 1e-6);
 }

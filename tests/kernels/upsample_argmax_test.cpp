@@ -1,10 +1,9 @@
 // Upsampling and argmax, run by the emulator: equal to interpolate and argmax on the same device, bit for bit.
 #include <tessera/kernels/upsample_argmax.cuh>
-#include <tessera/simt/device.hpp>
 
 #include "support/catch.hpp"
+#include "support/kernels.hpp"
 #include "support/random.hpp"
-#include "support/simt.hpp"
 
 using namespace tessera;
 using namespace tessera_test;
@@ -33,7 +32,7 @@ std::pair<std::vector<int32_t>, std::vector<float>> argmax(const std::vector<flo
 TEMPLATE_TEST_CASE("upsample_argmax: equals interpolate and argmax bit for bit", "[kernels]", float, bfloat16) {
   using T = TestType;
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   struct Case {
     Shape<4> scores;
     Shape<2> size;
@@ -58,8 +57,8 @@ TEMPLATE_TEST_CASE("upsample_argmax: equals interpolate and argmax bit for bit",
     const auto maps = interpolate(device, on_device(device, widened), c.size, c.options);
     const auto [labels, best] = argmax(to_host(maps), maps.shape);
     const auto scores_s = on_device(device, narrowed);
-    Tensor<int32_t, 3, Simt> labels_s(device, {c.scores[0], c.size[0], c.size[1]});
-    Tensor<float, 3, Simt> best_s(device, labels_s.shape);
+    Tensor<int32_t, 3, Device> labels_s(device, {c.scores[0], c.size[0], c.size[1]});
+    Tensor<float, 3, Device> best_s(device, labels_s.shape);
     upsample_argmax_forward(device, view(labels_s), best_s, scores_s, c.options);
     INFO(to_string(c.scores) << " to " << to_string(c.size));
     CHECK(to_host(labels_s) == labels);
@@ -68,7 +67,7 @@ TEMPLATE_TEST_CASE("upsample_argmax: equals interpolate and argmax bit for bit",
       if (!(got[i] == best[i] || (std::isnan(got[i]) && std::isnan(best[i])))) FAIL("best score " << i);
     const auto short_labels = to_host(upsample_argmax(device, scores_s, c.size, c.options));
     CHECK(std::vector<int32_t>(short_labels.begin(), short_labels.end()) == labels);
-    for (const auto order : {simt::Order::descending, simt::Order::random}) {
+    for (const auto order : {Order::descending, Order::random}) {
       const InOrder in_order(order, 9);
       CHECK(to_host(upsample_argmax<int32_t>(device, scores_s, c.size, c.options)) == labels);
     }
@@ -77,7 +76,7 @@ TEMPLATE_TEST_CASE("upsample_argmax: equals interpolate and argmax bit for bit",
 
 TEST_CASE("upsample_argmax: smooth scores have Cpu's labels", "[kernels]") {
   auto ctx = nan_filled_context();
-  Context<Simt> device;
+  Context<Device> device;
   const auto scores = random_tensor<float, 4>(ctx, {1, 40, 6, 6}, 3);
   const auto expected = to_host(upsample_argmax(ctx, scores, {96, 96}));
   const auto labels = to_host(upsample_argmax(device, on_device(device, scores), {96, 96}));

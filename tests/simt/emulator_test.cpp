@@ -1,7 +1,7 @@
 // The emulator's own rules: meetings of lanes, order of memory, guards, copies, streams, counters, errors.
 #include "simt/emulator_kernels.cuh"
 #include "support/catch.hpp"
-#include "support/simt.hpp"
+#include "support/kernels.hpp"
 
 using namespace tessera;
 using namespace tessera_test;

@@ -6,7 +6,7 @@
 #include "simt/negative/kernels.cuh"
 #include "support/catch.hpp"
 #include "support/child.hpp"
-#include "support/simt.hpp"
+#include "support/kernels.hpp"
 #include "support/skip.hpp"
 
 using namespace tessera;

@@ -4,7 +4,7 @@
 #endif
 #include "simt/vocabulary.cuh"
 #include "support/catch.hpp"
-#include "support/simt.hpp"
+#include "support/kernels.hpp"
 
 using namespace tessera;
 using namespace tessera_test;

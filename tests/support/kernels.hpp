@@ -23,6 +23,8 @@ tessera::Tensor<T, Rank, Target> on_device(tessera::Context<Target>& ctx, const 
 
 #if defined(__CUDACC__)
 using tessera::cuda::Fault;
+/// Whether the device works on after a kernel stopped with a fault. A GPU does not: the process is lost to it.
+inline constexpr bool survives_faults = false;
 /// A GPU has its own order; running twice tells at least whether it matters.
 enum class Order { ascending, descending, random };
 inline constexpr std::array<Order, 2> all_orders = {Order::random, Order::random};
@@ -34,6 +36,7 @@ struct InOrder {
 #else
 using tessera::simt::all_orders;
 using tessera::simt::Fault;
+inline constexpr bool survives_faults = true;
 using tessera::simt::Order;
 
 /// Sets the emulator's order for as long as it lives.
