@@ -1,5 +1,5 @@
-// The matrix product on Cpu: a seam that a provider fills (<tessera/cpu/eigen.hpp> or <tessera/cpu/onednn.hpp>, included
-// in one file of the program compiled by the host compiler; the CMake target tessera::tessera does it).
+// The matrix product on Cpu: a seam that a provider fills (<tessera/cpu/eigen.hpp> or <tessera/cpu/onednn.hpp>,
+// included in one file of the program compiled by the host compiler; the CMake target tessera::tessera does it).
 #pragma once
 #include <cstdint>
 
@@ -9,9 +9,9 @@
 namespace tessera {
 namespace cpu {
 
-/// c[i] = activation(op(a[i]) op(b[i]) + bias) for i < count; with `add`, c[i] += op(a[i]) op(b[i]). Strides in elements;
-/// `row` is the distance of two rows as stored, `batch` of two matrices (0: one for all). bias is float, or double where
-/// the output is.
+/// c[i] = activation(op(a[i]) op(b[i]) + bias) for i < count; with `add`, c[i] += op(a[i]) op(b[i]). Strides in
+/// elements; `row` is the distance of two rows as stored, `batch` of two matrices (0: one for all). bias is float, or
+/// double where the output is.
 struct MatrixProduct {
   struct Operand {
     const void* data;
@@ -74,20 +74,21 @@ struct Backend<op::matmul, Cpu> {
   static void run(Context<Cpu>& ctx, const detail::MatrixStack<C, Cpu>& c, const detail::MatrixStack<const T, Cpu>& a,
                   const detail::MatrixStack<const T, Cpu>& b, In<accumulate_t<C>, 1, Cpu> bias,
                   const MatmulOptions& options) {
-    cpu::matrix_product(*ctx.pool,
-                        {.in = dtype_of<T>,
-                         .out = dtype_of<C>,
-                         .count = c.count,
-                         .m = c.matrix.shape[0],
-                         .n = c.matrix.shape[1],
-                         .k = a.matrix.shape[options.transpose_a ? 0 : 1],
-                         .a = {a.matrix.data, a.matrix.strides[0], a.count > 1 ? a.stride : 0, options.transpose_a},
-                         .b = {b.matrix.data, b.matrix.strides[0], b.count > 1 ? b.stride : 0, options.transpose_b},
-                         .c = c.matrix.data,
-                         .c_row = c.matrix.strides[0],
-                         .c_batch = c.count > 1 ? c.stride : 0,
-                         .bias = bias.data,
-                         .activation = options.activation});
+    cpu::matrix_product(
+        *ctx.pool,
+        cpu::MatrixProduct{.in = dtype_of<T>,
+                           .out = dtype_of<C>,
+                           .count = c.count,
+                           .m = c.matrix.shape[0],
+                           .n = c.matrix.shape[1],
+                           .k = a.matrix.shape[options.transpose_a ? 0 : 1],
+                           .a = {a.matrix.data, a.matrix.strides[0], a.count > 1 ? a.stride : 0, options.transpose_a},
+                           .b = {b.matrix.data, b.matrix.strides[0], b.count > 1 ? b.stride : 0, options.transpose_b},
+                           .c = c.matrix.data,
+                           .c_row = c.matrix.strides[0],
+                           .c_batch = c.count > 1 ? c.stride : 0,
+                           .bias = bias.data,
+                           .activation = options.activation});
   }
   template <class T, class A = accumulate_t<T>>
   static void bias_gradient(Context<Cpu>& ctx, Out<A, 1, Cpu> d_bias, In<T, 2, Cpu> d_c) {
