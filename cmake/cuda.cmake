@@ -46,9 +46,10 @@ if(NOT TESSERA_CUDA STREQUAL "OFF")
     target_include_directories(tessera_cuda INTERFACE
       $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
     # Shapes are std::array and read in kernels. OpenMP's target speaks to the C++ compiler alone. CMake before 3.31 does
-    # not know nvcc 13's language levels (cuda_std_20). Warning 186 is about loops over the no axes of a scalar.
+    # not know nvcc 13's language levels (cuda_std_20). Warning 186 is about loops over the no axes of a scalar,
+    # 3189 about variables named module.
     target_compile_options(tessera_cuda INTERFACE
-      $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;--diag-suppress=186;-Xcompiler=-fopenmp>)
+      $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;--diag-suppress=186,3189;-Xcompiler=-fopenmp>)
     target_link_libraries(tessera_cuda INTERFACE tessera_headers CUDA::cudart CUDA::cublasLt)
     message(STATUS "tessera: Cuda device by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
   endif()

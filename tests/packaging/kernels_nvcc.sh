@@ -8,7 +8,7 @@ if [ ! -x "${NVCC:-}" ]; then
   exit 77
 fi
 for architecture in sm_80 sm_90a; do
-  "$NVCC" -std=c++20 -arch=$architecture --compiler-bindir "${CXX:-g++}" --expt-relaxed-constexpr --diag-suppress=186 --Werror all-warnings \
+  "$NVCC" -std=c++20 -arch=$architecture --compiler-bindir "${CXX:-g++}" --expt-relaxed-constexpr --diag-suppress=186,3189 --Werror all-warnings \
     -Xcompiler=-fopenmp,-Wall,-Wextra -I "$source_dir/include" -I "$source_dir/kernels" -I "$source_dir/tests" \
     -c "$source_dir/tests/simt/vocabulary.cu" -o "$out/vocabulary_$architecture.o"
 done

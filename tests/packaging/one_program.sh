@@ -12,7 +12,7 @@ mkdir -p "$out"
 cuda=$(cd "$(dirname "$NVCC")/.." && pwd)
 here=$source_dir/tests/packaging/one_program
 includes=(-I "$source_dir/include" -I "$source_dir/kernels")
-"$NVCC" -std=c++20 -arch=sm_80 --compiler-bindir "${CXX:-g++}" --expt-relaxed-constexpr --diag-suppress=186 --Werror all-warnings \
+"$NVCC" -std=c++20 -arch=sm_80 --compiler-bindir "${CXX:-g++}" --expt-relaxed-constexpr --diag-suppress=186,3189 --Werror all-warnings \
   -Xcompiler=-fopenmp,-Wall,-Wextra,-Werror "${includes[@]}" -c "$here/cuda.cu" -o "$out/cuda.o"
 for file in simt main; do
   "${CXX:-g++}" -std=c++20 -O1 -fopenmp -Wall -Wextra -Werror "${includes[@]}" -isystem "$cuda/include" -c "$here/$file.cpp" -o "$out/$file.o"

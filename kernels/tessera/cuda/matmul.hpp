@@ -22,18 +22,20 @@ struct Backend<op::matmul, Cuda> {
     } else {
       require<ShapeError>(c.count <= std::numeric_limits<int32_t>::max(), "matmul: a batch of ", c.count,
                           " products; the GPU's library takes 2^31 - 1 at most");
-      const bool complete = cuda::blas(ctx).multiply(*ctx.stream, {.in = dtype_of<T>,
-                                                                   .out = dtype_of<C>,
-                                                                   .count = c.count,
-                                                                   .m = c.matrix.shape[0],
-                                                                   .n = c.matrix.shape[1],
-                                                                   .k = k,
-                                                                   .a = operand("a", a, options.transpose_a),
-                                                                   .b = operand("b", b, options.transpose_b),
-                                                                   .c = operand("c", c, false),
-                                                                   .bias = bias.data,
-                                                                   .activation = options.activation,
-                                                                   .float_products = ctx.float_products});
+      cuda::BlasProduct product;  // field by field: nvcc garbles designated initialisers in templates
+      product.in = dtype_of<T>;
+      product.out = dtype_of<C>;
+      product.count = c.count;
+      product.m = c.matrix.shape[0];
+      product.n = c.matrix.shape[1];
+      product.k = k;
+      product.a = operand("a", a, options.transpose_a);
+      product.b = operand("b", b, options.transpose_b);
+      product.c = operand("c", c, false);
+      product.bias = bias.data;
+      product.activation = options.activation;
+      product.float_products = ctx.float_products;
+      const bool complete = cuda::blas(ctx).multiply(*ctx.stream, product);
       if (complete) return;
     }
     if (bias || options.activation != Activation::none)
