@@ -4,9 +4,11 @@
 //   time ROW COUNT    one line of JSON: {"microseconds": [COUNT numbers]} or {"error": "…"}
 // The L2 cache is flushed before each run, and while that goes on the run's launches are queued: what is timed is the
 // GPU's work. A row's tensors are kept until another row is asked for.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
+#include <optional>
 #include <sstream>
 
 #include "row.cuh"

@@ -1,23 +1,6 @@
 // The Simt device and all kernels: include in one or more files that the host compiler compiles, and link
 // tessera::simt.
 #pragma once
-#include <tessera/device/launch.cuh>
-#include <tessera/kernels/adamw.cuh>
-#include <tessera/kernels/attention.cuh>
-#include <tessera/kernels/contrastive.cuh>
-#include <tessera/kernels/cross_entropy.cuh>
-#include <tessera/kernels/elementwise.cuh>
-#include <tessera/kernels/embedding.cuh>
-#include <tessera/kernels/interpolate.cuh>
-#include <tessera/kernels/layernorm.cuh>
-#include <tessera/kernels/pair_compatibility.cuh>
-#include <tessera/kernels/patches.cuh>
-#include <tessera/kernels/rearrange.cuh>
-#include <tessera/kernels/reduce.cuh>
-#include <tessera/kernels/similarity.cuh>
-#include <tessera/kernels/softmax.cuh>
-#include <tessera/kernels/tokens.cuh>
-#include <tessera/kernels/upsample_argmax.cuh>
+#include <tessera/kernels.cuh>
 #include <tessera/simt/device.hpp>
 #include <tessera/simt/emulator.hpp>
-#include <tessera/simt/matmul.hpp>
