@@ -104,6 +104,7 @@ Graph capture(Context<Cuda>& ctx, Step&& step) {
   const auto pool = ctx.pool;
   step();
   cudaGraph_t graph = scope.end();
+  scope.kept.push_back(ctx.blas);  // its workspace is written by the graph's products
   return Graph(graph, pool, std::move(scope.kept));
 }
 

@@ -93,7 +93,11 @@ class Pool<Cuda> {
     Held(const Held&) = delete;
     Held& operator=(const Held&) = delete;
     ~Held() {
-      if (cuda::detail::kept_by_graph && !of_graph) cuda::detail::kept_by_graph->push_back(std::move(block));
+      if (!cuda::detail::kept_by_graph || of_graph) return;
+      try {
+        cuda::detail::kept_by_graph->push_back(block);
+      } catch (const std::bad_alloc&) {  // the host's memory is out: then the buffer is freed as usual
+      }
     }
   };
   std::shared_ptr<cuda::Stream> stream_;
