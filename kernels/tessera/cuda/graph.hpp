@@ -20,18 +20,20 @@ class Graph {
       : executable_(std::exchange(other.executable_, nullptr)),
         nodes_(other.nodes_),
         pool_(std::move(other.pool_)),
+        blas_(std::move(other.blas_)),
         kept_(std::move(other.kept_)) {}
   Graph& operator=(Graph&& other) noexcept {
     std::swap(executable_, other.executable_);
     std::swap(nodes_, other.nodes_);
     std::swap(pool_, other.pool_);
+    std::swap(blas_, other.blas_);
     std::swap(kept_, other.kept_);
     return *this;
   }
   ~Graph() {
     if (executable_) cudaGraphExecDestroy(executable_);
   }
-  /// Queues the whole step on the context's stream.
+  /// Queues the whole step on the context's stream: the context that captured it, or one whose work is ordered with it.
   void launch(Context<Cuda>& ctx) { check(cudaGraphLaunch(executable_, ctx.stream->handle()), "a captured step"); }
   /// Kernels, copies and fills in it.
   size_t nodes() const { return nodes_; }
@@ -41,14 +43,16 @@ class Graph {
  private:
   template <class Step>
   friend Graph capture(Context<Cuda>& ctx, Step&& step);
-  Graph(cudaGraph_t graph, std::shared_ptr<Pool<Cuda>> pool, std::vector<std::shared_ptr<void>> kept)
-      : pool_(std::move(pool)), kept_(std::move(kept)) {
+  Graph(cudaGraph_t graph, std::shared_ptr<Pool<Cuda>> pool, std::shared_ptr<Blas> blas,
+        std::vector<std::shared_ptr<void>> kept)
+      : pool_(std::move(pool)), blas_(std::move(blas)), kept_(std::move(kept)) {
     check(cudaGraphGetNodes(graph, nullptr, &nodes_), "the nodes of a captured step");
     check(cudaGraphInstantiate(&executable_, graph, 0), "making a captured step ready to launch");
   }
   cudaGraphExec_t executable_ = nullptr;
   size_t nodes_ = 0;
   std::shared_ptr<Pool<Cuda>> pool_;
+  std::shared_ptr<Blas> blas_;  // matrix products in the graph use its workspace
   std::vector<std::shared_ptr<void>> kept_;
 };
 
@@ -104,8 +108,7 @@ Graph capture(Context<Cuda>& ctx, Step&& step) {
   const auto pool = ctx.pool;
   step();
   cudaGraph_t graph = scope.end();
-  scope.kept.push_back(ctx.blas);  // its workspace is written by the graph's products
-  return Graph(graph, pool, std::move(scope.kept));
+  return Graph(graph, pool, ctx.blas, std::move(scope.kept));
 }
 
 }  // namespace tessera::cuda
