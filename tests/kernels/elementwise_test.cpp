@@ -108,6 +108,13 @@ TEST_CASE("elementwise: what is too large for one launch goes into several", "[k
   CHECK(doubled_in_parts(x, [](const auto& y, const auto& from) {
           return kernels::StridedAxes<2>(y.shape, {y.strides, from.strides});
         }) == expected);
+  // few long rows that do not touch: an outer axis of one is left, and the inner one is cut next
+  auto rows = random_tensor<float>(ctx, Shape<2>{3, 200}, 2);
+  std::vector<float> transposed(600);
+  for (size_t i = 0; i < 600; ++i) transposed[i % 200 * 3 + i / 200] = 2 * rows.data[i];
+  CHECK(doubled_in_parts(rows, [](const auto&, const auto& from) {
+          return kernels::StridedAxes<2>(from.shape, {Shape<2>{1, 3}, from.strides});
+        }) == transposed);
 }
 
 TEMPLATE_TEST_CASE("elementwise: functions and activations agree with Cpu", "[kernels]", float, bfloat16) {

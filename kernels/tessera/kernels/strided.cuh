@@ -232,13 +232,15 @@ void elementwise(const char* name, Context<KernelDevice>& ctx, F f,
   constexpr auto operands = std::index_sequence_for<X...>{};
   if (axes.size() <= axes.most_elements) return launch_elementwise(name, ctx, f, axes, operands, y, x...);
   // Too many for one launch: the outermost axis in two. Halves begin where packs begin.
+  size_t axis = 0;
+  while (axes.extents[axis] == 1) ++axis;  // cut down to one before
   auto low = axes, high = axes;
-  low.extents[0] = axes.extents[0] < 32 ? axes.extents[0] / 2 : axes.extents[0] / 32 * 16;
-  high.extents[0] -= low.extents[0];
+  low.extents[axis] = axes.extents[axis] < 32 ? axes.extents[axis] / 2 : axes.extents[axis] / 32 * 16;
+  high.extents[axis] -= low.extents[axis];
   elementwise(name, ctx, f, low, y, x...);
   const auto behind = [&]<size_t... Index>(std::index_sequence<Index...>) {
-    elementwise(name, ctx, f, high, y + low.extents[0] * axes.strides[0][0],
-                (x + low.extents[0] * axes.strides[0][1 + Index])...);
+    elementwise(name, ctx, f, high, y + low.extents[axis] * axes.strides[axis][0],
+                (x + low.extents[axis] * axes.strides[axis][1 + Index])...);
   };
   behind(operands);
 }
