@@ -90,6 +90,12 @@ TESSERA_KERNEL void atomic_then_read_kernel(int* out) {
   if constexpr (barrier) __syncthreads();
   if (threadIdx.x == 31) out[0] = sum[0];
 }
+/// Atomics of all blocks, then a plain read by one: its barrier orders its own additions, not the others'.
+TESSERA_KERNEL void atomics_of_blocks_kernel(int* sum, int* out, bool read) {
+  atomicAdd(sum, 1);
+  __syncthreads();
+  if (read && blockIdx.x == 2 && threadIdx.x == 0) out[0] = sum[0];
+}
 
 // ---- memory ----
 TESSERA_KERNEL void read_kernel(float* out, const float* in, int offset) {
@@ -103,6 +109,12 @@ TESSERA_KERNEL void arena_kernel(float* out, int count) {
   float* part = arena.array<float>(count);
   part[threadIdx.x] = 1;
   out[threadIdx.x] = part[threadIdx.x];
+}
+/// The array is aligned to 16 bytes, and no better.
+TESSERA_KERNEL void static_array_kernel(float* out) {
+  TESSERA_SHARED(float, shared, 1024);
+  shared[threadIdx.x] = float(reinterpret_cast<uintptr_t>(shared) % 32);
+  out[threadIdx.x] = shared[threadIdx.x];
 }
 TESSERA_KERNEL void deep_kernel(float* out) {
   volatile char large[400000];

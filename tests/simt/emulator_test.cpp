@@ -54,6 +54,7 @@ TEST_CASE("emulator: what __syncwarp and __syncthreads order, and what not", "[s
     CHECK(fault_of(ctx, rules::own_part_kernel, 3, 1, 0, out.data + 1, out.data) == "");
     CHECK(fault_of(ctx, rules::bytes_kernel, 1, 64, 0, reinterpret_cast<uint8_t*>(out.data)) == "");
     CHECK(fault_of(ctx, rules::atomic_then_read_kernel<true>, 1, 32, 0, out.data) == "");
+    CHECK(fault_of(ctx, rules::atomics_of_blocks_kernel, 3, 32, 0, out.data, out.data + 1, false) == "");
     if (!simt::checked()) continue;
     CHECK_THAT(fault_of(ctx, rules::partial_sync_kernel<0x3fu>, 1, 32, 0, out.data), contains(": race: "));
     CHECK_THAT(fault_of(ctx, rules::chain_kernel<false>, 1, 32, 0, out.data), contains(": race: "));
@@ -62,6 +63,8 @@ TEST_CASE("emulator: what __syncwarp and __syncthreads order, and what not", "[s
     CHECK_THAT(fault_of(ctx, rules::neighbours_part_kernel, 3, 1, 0, out.data), contains("blocks are not ordered"));
     CHECK_THAT(fault_of(ctx, rules::read_then_written_kernel, 3, 1, 0, out.data), contains("blocks are not ordered"));
     CHECK_THAT(fault_of(ctx, rules::atomic_then_read_kernel<false>, 1, 32, 0, out.data), contains(": race: "));
+    CHECK_THAT(fault_of(ctx, rules::atomics_of_blocks_kernel, 3, 32, 0, out.data, out.data + 1, true),
+               contains("blocks are not ordered"));
   }
 }
 
@@ -79,6 +82,10 @@ TEST_CASE("emulator: bounds, alignment, uninitialised memory, stacks", "[simt]")
   CHECK(fault_of(ctx, rules::arena_kernel, 1, 32, 128, out.data, 32) == "");
   CHECK_THAT(fault_of(ctx, rules::arena_kernel, 1, 32, 128, out.data, 33),
              contains("takes 132 bytes of shared memory, but the launch gave 128"));
+  CHECK(fault_of(ctx, rules::static_array_kernel, 1, 1, 227 * 1024 - 4096, out.data) == "");
+  CHECK(to_host(out)[0] == 16);
+  CHECK_THAT(fault_of(ctx, rules::static_array_kernel, 1, 1, 227 * 1024 - 4095, out.data),
+             contains("4096 bytes beside the 228353 that the launch asks for"));
   if (!simt::checked()) return;
   CHECK_THAT(fault_of(ctx, rules::wrong_group_count_kernel, 1, 1, 0, out.data, Floats::zeros(ctx, {8}).data),
              contains("a copy is not waited for"));
@@ -154,7 +161,11 @@ TEST_CASE("emulator: streams interleave as events allow", "[simt]") {
   } else {
     std::vector<float> results;
     for (uint64_t seed = 0; seed < 20; ++seed) results.push_back(result(false, seed));
-    CHECK(std::count(results.begin(), results.end(), 4.0f) + std::count(results.begin(), results.end(), 3.0f) == 20);
+    const auto fours = std::count(results.begin(), results.end(), 4.0f);
+    CHECK(fours + std::count(results.begin(), results.end(), 3.0f) == 20);
+    CHECK(fours > 0);
+    CHECK(fours < 20);
+    for (uint64_t seed = 0; seed < 20; ++seed) CHECK(result(false, seed) == results[size_t(seed)]);  // each repeats
   }
   // A copy comes after all that was queued before it; waiting for one stream orders what comes after.
   auto stream = std::make_shared<simt::Stream>();

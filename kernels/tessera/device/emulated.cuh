@@ -27,7 +27,7 @@
 #define TESSERA_UNROLL _Pragma("GCC unroll 16")
 #endif
 #define TESSERA_NO_UNROLL
-/// An array in shared memory of constant size; all threads of a block see the same.
+/// An array in shared memory of constant size, aligned to 16 bytes; all threads of a block see the same.
 #define TESSERA_SHARED(T, name, count) \
   static const char name##_key = 0;    \
   T(&name)                             \
@@ -162,11 +162,11 @@ template <class T>
 concept Number = std::is_arithmetic_v<T>;
 template <Number T>
 constexpr T min(T a, T b) {
-  return b < a ? b : a;
+  return b < a || a != a ? b : a;  // a NaN is passed over, as by fminf
 }
 template <Number T>
 constexpr T max(T a, T b) {
-  return a < b ? b : a;
+  return a < b || a != a ? b : a;
 }
 
 // ---- floating point; the rest (sqrtf, fmaxf, fmaf, tanhf, erff, …) is the C library's ----

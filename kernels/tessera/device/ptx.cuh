@@ -15,7 +15,7 @@
 #define TESSERA_LAUNCH_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define TESSERA_UNROLL _Pragma("unroll")
 #define TESSERA_NO_UNROLL _Pragma("unroll 1")
-#define TESSERA_SHARED(T, name, count) __shared__ T name[count]
+#define TESSERA_SHARED(T, name, count) __shared__ __align__(16) T name[count]
 // Where a word was called matters to the emulator alone.
 #define TESSERA_CALLER
 #define TESSERA_PASS_CALLER

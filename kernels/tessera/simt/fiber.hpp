@@ -4,8 +4,10 @@
 #pragma once
 #include <cstddef>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
-#define TESSERA_SIMT_UCONTEXT 1
+#if !defined(__x86_64__) && !defined(__aarch64__) && !defined(TESSERA_SIMT_UCONTEXT)
+#define TESSERA_SIMT_UCONTEXT 1  // also by hand, to try it elsewhere
+#endif
+#if defined(TESSERA_SIMT_UCONTEXT)
 #include <ucontext.h>
 #endif
 

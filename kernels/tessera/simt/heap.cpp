@@ -22,7 +22,6 @@ namespace {
 
 constexpr size_t least_guard = size_t(1) << 20;  // a stray row lands in it
 constexpr size_t alignment = 16;                 // of a buffer: the widest load of a kernel
-constexpr unsigned char slack_pattern = 0xa5;
 
 struct Buffer {
   char* pages;
@@ -54,9 +53,7 @@ void set_access(const Buffer& buffer, bool allowed) {
 void make_accessible(Buffer& buffer) {
   set_access(buffer, true);
   if (!buffer.fresh) return;
-  std::memset(buffer.pages, 0xff, buffer.page_bytes);  // NaN in every floating type
-  std::memset(buffer.data + buffer.bytes, slack_pattern,
-              size_t(buffer.pages + buffer.page_bytes - buffer.data) - buffer.bytes);
+  std::memset(buffer.pages, 0xff, buffer.page_bytes);  // NaN in every floating type, also around the buffer
   buffer.fresh = false;
 }
 

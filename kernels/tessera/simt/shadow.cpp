@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <new>
@@ -35,6 +36,9 @@ enum Flag : uint8_t {
   several_blocks = 64,   // read by more than one block of this launch
   clock_table = 128,     // read_clock is an index into read_clocks
 };
+
+// In write_thread: blocks of this launch, or launches that are not ordered, have changed it atomically.
+constexpr uint16_t several_changing_blocks = 0x8000;
 
 struct Cell {
   uint32_t write_epoch, write_clock, write_place;
@@ -166,9 +170,15 @@ bool ordered_from_elsewhere(const Attempt& attempt, uint32_t epoch) {
   return !shadow.concurrent || launch_is_ordered(epoch);
 }
 
+/// A barrier orders an atomic operation of this block, not those of others before it.
+bool changed_by_several_blocks(const Attempt& attempt, const Cell& cell) {
+  return cell.write_thread & several_changing_blocks && cell.write_epoch >= machine.launch_epoch && !attempt.shared;
+}
+
 bool write_is_ordered(const Attempt& attempt, const Cell& cell) {
   const Thread& me = attempt.thread;
   if (cell.write_epoch == 0) return true;
+  if (changed_by_several_blocks(attempt, cell)) return false;
   if (cell.write_epoch < machine.block_epoch) return ordered_from_elsewhere(attempt, cell.write_epoch);
   if (cell.write_epoch < machine.epoch) return true;
   if (cell.flags & several_atomics) return false;
@@ -241,15 +251,17 @@ void remember_read(const Attempt& attempt, Cell& cell) {
 
 void remember_write(const Attempt& attempt, Cell& cell, bool earlier_atomic_is_unordered) {
   const Thread& me = attempt.thread;
+  const bool unordered_atomic = attempt.access == Access::atomic && earlier_atomic_is_unordered;
+  const bool other_blocks = unordered_atomic && !attempt.shared &&
+                            (cell.write_epoch < machine.block_epoch || changed_by_several_blocks(attempt, cell));
   cell.write_epoch = machine.epoch;
   cell.write_clock = me.warp->clock;
-  cell.write_thread = uint16_t(me.number);
+  cell.write_thread = uint16_t(me.number | (other_blocks ? several_changing_blocks : 0));
   cell.write_place = attempt.place;
   cell.read_epoch = 0;  // who comes after this write comes after those reads
   cell.flags &= uint8_t(~(atomic_write | several_atomics | several_warps | several_blocks | clock_table));
   cell.flags |= initialised;
-  if (attempt.access == Access::atomic)
-    cell.flags |= atomic_write | (earlier_atomic_is_unordered ? several_atomics : 0);
+  if (attempt.access == Access::atomic) cell.flags |= atomic_write | (unordered_atomic ? several_atomics : 0);
 }
 
 void check_cell(const Attempt& attempt, Cell& cell) {
@@ -262,9 +274,13 @@ void check_cell(const Attempt& attempt, Cell& cell) {
     if (!written) attempt.refuse("read of uninitialised memory");
   }
   const bool after_write = write_is_ordered(attempt, cell);
-  if (!after_write && !(attempt.access == Access::atomic && cell.flags & atomic_write))
+  if (!after_write && !(attempt.access == Access::atomic && cell.flags & atomic_write)) {
+    if (changed_by_several_blocks(attempt, cell))
+      attempt.refuse("race", ", which several blocks changed atomically, the last at " + words(cell.write_place) +
+                                 ", and blocks are not ordered");
     attempt.refuse("race", other_side(cell.write_epoch, thread_of_block(cell.write_thread),
                                       cell.flags & atomic_write ? "changed atomically" : "wrote", cell.write_place));
+  }
   if (attempt.access == Access::read) {
     remember_read(attempt, cell);
     return;
@@ -392,6 +408,9 @@ std::string symbolised(uintptr_t program_counter) {
   if (!__sanitizer_symbolize_pc) return {};
   char text[512] = "";
   __sanitizer_symbolize_pc(reinterpret_cast<void*>(program_counter), "%s:%l", text, sizeof text);
+  if (text[0] == '<')  // "<null>": no tool that knows lines
+    std::snprintf(text, sizeof text, "address %#zx (llvm-symbolizer, Debian's llvm-14, would tell the line)",
+                  size_t(program_counter));
   const char* slash = std::strrchr(text, '/');
   return slash ? slash + 1 : text;
 }

@@ -11,17 +11,20 @@
 
 namespace tessera::simt {
 namespace {
-constexpr size_t gap = 128;  // forbidden bytes around every array
+constexpr size_t gap = 128;              // forbidden bytes around every array, at least
+constexpr size_t shared_alignment = 16;  // of a TESSERA_SHARED array: no kernel may rely on more
 constexpr unsigned char gap_pattern = 0xa5;
 constexpr unsigned char fresh_pattern = 0xff;  // NaN in every floating type
 
 size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
-void* add_chunk(const void* key, unsigned index, size_t bytes, Site caller) {
+/// `offset`: where the array lies on a GPU, to the multiple of `gap`; so it is aligned as there, and no better.
+void* add_chunk(const void* key, unsigned index, size_t offset, size_t bytes, Site caller) {
   Machine& m = machine;
-  const size_t begin = m.arena_used, end = begin + round_up(bytes, gap) + gap;
+  const size_t begin = m.arena_used + offset % gap, end = round_up(begin + bytes, gap) + gap;
   if (end > arena_bytes) fault(sentence("the shared arrays of a block take more than ", arena_bytes, " bytes"));
   char* data = m.arena + begin;
+  std::memset(m.arena + m.arena_used, gap_pattern, begin - m.arena_used);
   std::memset(data, fresh_pattern, bytes);
   std::memset(data + bytes, gap_pattern, end - begin - bytes);
   m.arena_used = end;
@@ -89,7 +92,12 @@ void* shared_array(const void* key, size_t bytes, size_t, Site caller) {
   if (m.static_bytes > most_static_shared)
     fault(sentence("TESSERA_SHARED at ", place(caller), ": the kernel's arrays take ", m.static_bytes,
                    " bytes, but at most ", most_static_shared, " may be declared (ask the launch for more)"));
-  return add_chunk(key, 0, bytes, caller);
+  const size_t given = m.launch->shape.shared_bytes;
+  if (m.static_bytes + given > most_launched_shared)
+    fault(sentence("TESSERA_SHARED at ", place(caller), ": the kernel's arrays take ", m.static_bytes,
+                   " bytes beside the ", given, " that the launch asks for, but a block can have at most ",
+                   most_launched_shared));
+  return add_chunk(key, 0, shared_alignment, bytes, caller);
 }
 
 void* shared_part(unsigned index, size_t offset, size_t bytes, Site caller) {
@@ -106,7 +114,7 @@ void* shared_part(unsigned index, size_t offset, size_t bytes, Site caller) {
   if (offset + bytes > given)
     fault(sentence("SharedArena at ", place(caller), ": the kernel takes ", offset + bytes,
                    " bytes of shared memory, but the launch gave ", given));
-  return add_chunk(nullptr, index, bytes, caller);
+  return add_chunk(nullptr, index, offset, bytes, caller);
 }
 
 // ---- cp.async: the bytes move when the thread waits for them, no sooner ----

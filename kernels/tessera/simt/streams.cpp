@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <optional>
 #include <random>
 
 #include <unistd.h>
@@ -54,8 +55,8 @@ struct Queues {
   std::vector<Ran> ran;
   uint32_t settled_epoch = 0;  // launches before it are ordered before all that can still come
   const Work* running = nullptr;
-  std::mt19937_64 random{0};
-  bool seeded = false;
+  std::mt19937_64 random;
+  std::optional<uint64_t> seed;  // that it was seeded with
 };
 
 void finish_at_exit();
@@ -122,9 +123,9 @@ StreamState* next_stream() {
     case Order::random:
       break;
   }
-  if (!q.seeded) {
-    q.random.seed(settings().seed);
-    q.seeded = true;
+  if (q.seed != settings().seed) {
+    q.seed = settings().seed;
+    q.random.seed(*q.seed);
   }
   return able[q.random() % able.size()];
 }
