@@ -183,7 +183,7 @@ class MatrixTile {
       const auto element = [](const float* slice, int stride, bool along, int i, int k) {
         return along ? slice[i * stride + k] : slice[k * stride + i];
       };
-      TESSERA_UNROLL
+      TESSERA_NO_UNROLL  // unrolled, the reads ahead would take more registers than there are
       for (int k = 0; k < Traits::depth; k += 8) {
         uint32_t left[Traits::tiles_down][4], left_rest[Traits::tiles_down][4];
         TESSERA_UNROLL
@@ -199,10 +199,14 @@ class MatrixTile {
             split(right[e], right_rest[e],
                   element(b, BSlice::stride, b_along, column + n * 8 + group, k + within + e * 4));
           TESSERA_UNROLL
-          for (int m = 0; m < Traits::tiles_down; ++m) {  // small terms first
-            mma_tf32_m16n8k8(sum_[m][n], left_rest[m], right[0], right[1]);
-            mma_tf32_m16n8k8(sum_[m][n], left[m], right_rest[0], right_rest[1]);
-            mma_tf32_m16n8k8(sum_[m][n], left[m], right[0], right[1]);
+          for (int m = 0; m < Traits::tiles_down; ++m) {
+            // The smallest first, and added outside the tensor core, which rounds its sums towards zero.
+            float part[4] = {0, 0, 0, 0};
+            mma_tf32_m16n8k8(part, left_rest[m], right[0], right[1]);
+            mma_tf32_m16n8k8(part, left[m], right_rest[0], right_rest[1]);
+            mma_tf32_m16n8k8(part, left[m], right[0], right[1]);
+            TESSERA_UNROLL
+            for (int e = 0; e < 4; ++e) sum_[m][n][e] += part[e];
           }
         }
       }
