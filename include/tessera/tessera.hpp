@@ -38,6 +38,7 @@
 #include <tessera/nn/text_transformer.hpp>
 #include <tessera/nn/transformer.hpp>
 #include <tessera/nn/vision_transformer.hpp>
+#include <tessera/ops/adamw.hpp>
 #include <tessera/ops/attention.hpp>
 #include <tessera/ops/contrastive.hpp>
 #include <tessera/ops/cross_entropy.hpp>

@@ -181,7 +181,7 @@ TEST_CASE("dense models: PACL scores overlapping patches and gates by compatibil
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.pacl = {.stride = 5}}), ValueError, "patch stride 5");
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.system = "maskclip"}), ValueError, "leave --system at auto");
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.maskclip = {.key_smoothing = 1}}), ValueError,
-                "belong to maskclip");
+                "belong to CLIPs");
 }
 
 TEST_CASE("dense models: wrong checkpoints are refused with a sentence", "[systems]") {

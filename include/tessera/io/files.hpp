@@ -63,14 +63,19 @@ inline int open_regular(const std::filesystem::path& path, size_t& size) {
 }  // namespace detail
 
 /// Holds a folder for one writer as long as it lives; the system lets go of it however the process ends. Throws IoError
-/// where another process holds it.
+/// where another process keeps it for longer than a second.
 class FolderLock {
  public:
   explicit FolderLock(const std::filesystem::path& folder)
       : descriptor_(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY)) {
     require<IoError>(descriptor_.number() >= 0, "cannot open the folder ", folder.string(), ": ",
                      detail::errno_text(errno));
-    const bool held = ::flock(descriptor_.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    // A process that was killed a moment ago may still be on its way out: it is waited for, up to a second.
+    bool held = true;
+    for (int tries = 0; tries < 100 && held; ++tries) {
+      if (tries > 0) ::usleep(10'000);
+      held = ::flock(descriptor_.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    }
     require<IoError>(!held, "another process is writing to ", folder.string(), "; wait for it, or name another folder");
   }
 
