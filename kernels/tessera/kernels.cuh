@@ -1,6 +1,6 @@
 // All kernels, for the device that this file is compiled for.
 #pragma once
-#include <tessera/kernels/matmul.cuh>
+#include <tessera/device/matmul.cuh>
 #include <tessera/kernels/adamw.cuh>
 #include <tessera/kernels/attention.cuh>
 #include <tessera/kernels/contrastive.cuh>
