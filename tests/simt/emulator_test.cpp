@@ -102,6 +102,28 @@ TEST_CASE("emulator: bounds, alignment, uninitialised memory, stacks", "[simt]")
   CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 64, 0, out.data, gone, 0), contains("no longer"));
 }
 
+TEST_CASE("emulator: addresses are used again, in other sizes, as late as can be", "[simt]") {
+  Context<Simt> ctx;
+  const RandomStream random{1, 0, 0};
+  // Far more than there are addresses for at once; a few hundred live at a time, and end in no order.
+  std::vector<std::shared_ptr<void>> live(300);
+  for (uint64_t i = 0; i < 200000; ++i) {
+    const size_t large = i % 40000 == 0 ? (1 + i / 40000) << 20 : 0;  // ever larger
+    live[random.below(1000000 + i, live.size())] = ctx.pool->allocate(random.below(i, 64) + large);
+  }
+  live.clear();
+  // An address is not given again at once.
+  const void* before = ctx.pool->allocate(64).get();
+  for (int i = 0; i < 1000; ++i) CHECK(ctx.pool->allocate(64).get() != before);
+  if (simt::checked()) return;  // the shadow would take its memory
+  for (int round = 0; round < 3; ++round) {
+    const size_t large = size_t(1) << 35;
+    const auto first = ctx.pool->allocate(large), second = ctx.pool->allocate(large);
+    REQUIRE_ERROR(ctx.pool->allocate(large), Error, "bytes of device memory are more than is left");
+    const auto third = ctx.pool->allocate(large / 8);
+  }
+}
+
 TEST_CASE("emulator: mma and ldmatrix multiply matrices of integers exactly", "[simt]") {
   Context<Simt> ctx;
   const RandomStream random{1, 0, 0};

@@ -8,11 +8,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <new>
-#include <tuple>
-#include <utility>
 
 #include <tessera/simt/machine.hpp>
 #include <tessera/simt/shadow.hpp>
@@ -22,6 +19,9 @@ namespace {
 
 constexpr size_t least_guard = size_t(1) << 20;  // a stray row lands in it
 constexpr size_t alignment = 16;                 // of a buffer: the widest load of a kernel
+// Addresses are taken in a circle, so that old pointers stay forbidden for long. It has this many bytes, since the page
+// tables of all addresses that were ever touched stay in memory, and more where they do not suffice.
+constexpr size_t least_circle = size_t(1) << 35;
 
 struct Buffer {
   char* pages;
@@ -36,9 +36,10 @@ struct Buffer {
 
 struct Heap {
   char* base = nullptr;
-  size_t used = 0;
-  std::map<const char*, Buffer> buffers;           // by data
-  std::map<size_t, std::deque<char*>> free_spans;  // by size; the oldest first
+  size_t circle = 0;                      // bytes of the reservation that are in use or free
+  std::map<char*, size_t> free_spans;     // by address; no two touch
+  char* next = nullptr;                   // where the search for a free span begins
+  std::map<const char*, Buffer> buffers;  // by data
   int open = 0;
 };
 Heap& heap() {
@@ -57,24 +58,55 @@ void make_accessible(Buffer& buffer) {
   buffer.fresh = false;
 }
 
-std::pair<char*, size_t> take_span(Heap& h, size_t span) {
+/// Joins the span with the free ones that touch it.
+void give_span(Heap& h, char* at, size_t bytes) {
+  auto after = h.free_spans.lower_bound(at);
+  if (after != h.free_spans.end() && at + bytes == after->first) {
+    bytes += after->second;
+    after = h.free_spans.erase(after);
+  }
+  if (after != h.free_spans.begin()) {
+    auto& [before, before_bytes] = *std::prev(after);
+    if (before + before_bytes == at) {
+      before_bytes += bytes;
+      return;
+    }
+  }
+  h.free_spans.emplace_hint(after, at, bytes);
+}
+
+/// Takes part of a free span.
+char* take_part(Heap& h, std::map<char*, size_t>::iterator span, char* at, size_t bytes) {
+  const auto [first, available] = *span;
+  h.free_spans.erase(span);
+  if (at > first) h.free_spans.emplace(first, size_t(at - first));
+  if (at + bytes < first + available) h.free_spans.emplace(at + bytes, size_t(first + available - (at + bytes)));
+  h.next = at + bytes;
+  return at;
+}
+
+/// The next addresses of the circle that are free and suffice.
+char* take_span(Heap& h, size_t bytes) {
   if (!h.base) {
     void* data = mmap(nullptr, heap_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED) throw std::bad_alloc();
-    h.base = static_cast<char*>(data);
+    h.next = h.base = static_cast<char*>(data);
   }
-  if (h.used + span <= heap_bytes) {
-    char* at = h.base + h.used;
-    h.used += span;
-    return {at, span};
+  for (;;) {
+    const auto later = h.free_spans.lower_bound(h.next);
+    if (later != h.free_spans.begin()) {  // the next addresses may have been joined with free ones before them
+      const auto around = std::prev(later);
+      if (h.next + bytes <= around->first + around->second) return take_part(h, around, h.next, bytes);
+    }
+    for (auto span = later; span != h.free_spans.end(); ++span)
+      if (span->second >= bytes) return take_part(h, span, span->first, bytes);
+    for (auto span = h.free_spans.begin(); span != later; ++span)
+      if (span->second >= bytes) return take_part(h, span, span->first, bytes);
+    const size_t more = h.circle == 0 ? least_circle : h.circle;
+    if (h.circle + more > heap_bytes) fail<Error>("simt: ", bytes, " bytes of device memory are more than is left");
+    give_span(h, h.base + h.circle, more);
+    h.circle += more;
   }
-  // Addresses are used again as late as possible, so that old pointers stay forbidden.
-  const auto found = h.free_spans.lower_bound(span);
-  if (found == h.free_spans.end()) fail<Error>("simt: ", span, " bytes of device memory are more than is left");
-  const std::pair taken{found->second.front(), found->first};
-  found->second.pop_front();
-  if (found->second.empty()) h.free_spans.erase(found);
-  return taken;
 }
 
 /// The buffer that holds the address or lies nearest to it; null where there is none.
@@ -101,7 +133,8 @@ void* heap_allocate(size_t bytes) {
   const size_t page = size_t(sysconf(_SC_PAGESIZE));
   const size_t page_bytes = std::max(page, (bytes + page - 1) / page * page), guard = std::max(least_guard, page_bytes);
   Buffer buffer;
-  std::tie(buffer.span, buffer.span_bytes) = take_span(h, page_bytes + 2 * guard);
+  buffer.span_bytes = page_bytes + 2 * guard;
+  buffer.span = take_span(h, buffer.span_bytes);
   buffer.pages = buffer.span + guard;
   buffer.page_bytes = page_bytes;
   buffer.data = buffer.pages + page_bytes - (bytes + alignment - 1) / alignment * alignment;
@@ -122,8 +155,9 @@ void heap_release(void* data) {
   h.buffers.erase(found);
   shadow_close_global(buffer.pages, buffer.page_bytes);
   // Mapped anew, the pages join the forbidden ones around them.
-  mmap(buffer.pages, buffer.page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  h.free_spans[buffer.span_bytes].push_back(buffer.span);
+  if (!buffer.fresh)
+    mmap(buffer.pages, buffer.page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  give_span(h, buffer.span, buffer.span_bytes);
 }
 
 void heap_expect(const void* data, size_t bytes, const char* what) {
