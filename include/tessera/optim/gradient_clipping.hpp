@@ -9,18 +9,22 @@
 namespace tessera::optim {
 
 /// The L2 norm of all gradients together; parameters without a gradient count as zero. Summed in double, block by block
-/// and then over blocks in order: the same bits at any thread count.
-inline double gradient_norm(const ParameterList& parameters) {
+/// and then over blocks in order: the same bits at any thread count. The host waits for it.
+template <class Device>
+double gradient_norm(Context<Device>& ctx, const BasicParameterList<Device>& parameters) {
   std::vector<AdamWTensor> tensors;
-  for (const ParameterHandle& parameter : parameters)
+  for (const auto& parameter : parameters)
     tensors.push_back({.gradient = parameter.gradient(),
                        .size = parameter.size(),
                        .dtype = parameter.dtype(),
                        .gradient_dtype = parameter.gradient_dtype()});
+  const Tensor<double, 0, Device> norm(ctx, {});
+  gradient_norm_forward(ctx, view(norm), tensors);
+  return to_host(view(norm))[0];
+}
+inline double gradient_norm(const ParameterList& parameters) {
   Context<Cpu> ctx;
-  double norm = 0;
-  gradient_norm_forward(ctx, TensorView<double, 0>(&norm, {}), tensors);
-  return norm;
+  return gradient_norm(ctx, parameters);
 }
 
 /// What gradients of this norm are multiplied by: 1, or what brings them to `largest_norm` (with PyTorch's 1e-6 in the

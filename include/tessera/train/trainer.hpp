@@ -1,5 +1,6 @@
 // The training loop that the example trainers share: AdamW with warm-up and cosine, clipping, metrics as JSON lines,
-// checkpoints that a run resumes from to the bit, Ctrl-C that saves.
+// checkpoints that a run resumes from to the bit, Ctrl-C that saves. A model trains on the device that it lies on;
+// checkpoints do not tell which: a run may go on on another one.
 #pragma once
 #include <csignal>
 #include <cstdio>
@@ -70,17 +71,20 @@ inline bool decays(const std::string& name, int rank) {
 ///
 ///     train::Trainer trainer(ctx, model, options);
 ///     trainer.run([&](Tape<Cpu>& tape, int64_t step) { return model.loss(tape, images(step), texts(step)); });
-template <class Model>
+///
+/// The host waits for the device once a step, for the loss and the gradients' norm: the optimiser's work is done while
+/// the next batch is made.
+template <class Model, class Device = Cpu>
 class Trainer {
  public:
-  using Loss = Variable<float, 0>;
-  using LossOfStep = std::function<Loss(Tape<Cpu>&, int64_t)>;
+  using Loss = Variable<float, 0, Device>;
+  using LossOfStep = std::function<Loss(Tape<Device>&, int64_t)>;
   /// Called after each step with its number (from 1) and loss; what it returns is added to the step's metrics line.
   using AfterStep = std::function<io::Json(int64_t, double)>;
 
   /// Resumes where the options say so and the folder has a checkpoint. Throws IoError for a checkpoint of another model
   /// or of other options.
-  Trainer(Context<Cpu>& ctx, Model& model, TrainerOptions options) : ctx_(ctx), model_(model), options_(options) {
+  Trainer(Context<Device>& ctx, Model& model, TrainerOptions options) : ctx_(ctx), model_(model), options_(options) {
     require(options.steps > 0 && options.batch > 0, "training: ", options.steps, " steps of ", options.batch,
             " images; both must be positive");
     require(options.warmup >= 0 && options.warmup <= 1, "training: warmup ", options.warmup, " must lie in [0, 1]");
@@ -122,15 +126,15 @@ class Trainer {
     const double seconds_before = seconds_;
     while (!finished() && !interruption.requested()) {
       ctx_.random.begin_step(uint32_t(step_));
-      Tape<Cpu> tape(ctx_);
+      Tape<Device> tape(ctx_);
       const Loss loss = loss_of_step(tape, step_);
-      const double value = loss.value().data[0];
-      require<Error>(std::isfinite(value), "training: the loss of step ", step_ + 1, " is ", value,
-                     "; lower the learning rate, or resume from the last checkpoint with another seed");
       tape.backward(loss);
-      const double norm = optim::gradient_norm(parameters_), factor = schedule(double(step_ + 1));
-      optimizer_.step(
-          {.learning_rate_factor = factor, .gradient_scale = optim::clip_factor(norm, options_.largest_gradient_norm)});
+      const double norm = optim::gradient_norm(ctx_, parameters_), factor = schedule(double(step_ + 1));
+      const double value = to_host(view(loss.value()))[0];
+      require_finite("loss", value);
+      require_finite("gradients' norm", norm);
+      optimizer_.step(ctx_, {.learning_rate_factor = factor,
+                             .gradient_scale = optim::clip_factor(norm, options_.largest_gradient_norm)});
       optimizer_.clear_gradients();
       ++step_;
       seconds_ = seconds_before + progress.elapsed();
@@ -160,6 +164,10 @@ class Trainer {
     static std::FILE* const stream = std::fopen("/dev/null", "w");
     return stream;
   }
+  void require_finite(const char* what, double value) const {
+    require<Error>(std::isfinite(value), "training: the ", what, " of step ", step_ + 1, " is ", value,
+                   "; lower the learning rate, or resume from the last checkpoint with another seed");
+  }
   // What must be equal for a resumed run to be the same run.
   io::Json fingerprint() const {
     return {{"steps", options_.steps},
@@ -178,7 +186,7 @@ class Trainer {
     std::vector<io::NamedTensor> tensors;
     for (const auto& p : parameters_) {
       auto bytes = std::make_shared<std::vector<char>>(size_t(p.size()) * dtype_size(p.dtype()));
-      std::memcpy(bytes->data(), p.value(), bytes->size());
+      Memory<Device>::to_host(bytes->data(), p.value(), bytes->size());
       tensors.push_back({"model." + p.name(), {p.dtype(), p.shape(), {bytes, bytes->data()}}});
     }
     for (auto& [name, tensor] : optimizer_.state()) tensors.push_back({"optimizer." + name, tensor});
@@ -199,7 +207,7 @@ class Trainer {
       wanted.push_back({"model." + p.name(), p.shape(), [p](const AnyTensor& tensor) {
                           require<IoError>(tensor.dtype == p.dtype(), "checkpoint: ", p.name(), " is ",
                                            dtype_name(tensor.dtype), ", not ", dtype_name(p.dtype()));
-                          std::memcpy(p.value(), tensor.storage.get(), tensor.bytes());
+                          Memory<Device>::from_host(p.value(), tensor.storage.get(), tensor.bytes());
                         }});
     io::load_parameters(checkpoint.tensors, wanted, {.ignore = {"optimizer.*"}});
     optim::NamedState optimizer_state;
@@ -231,11 +239,11 @@ class Trainer {
                      ", is whole");
   }
 
-  Context<Cpu>& ctx_;
+  Context<Device>& ctx_;
   Model& model_;
   TrainerOptions options_;
-  optim::ParameterList parameters_;
-  optim::AdamW optimizer_;
+  optim::BasicParameterList<Device> parameters_;
+  optim::BasicAdamW<Device> optimizer_;
   std::optional<io::FolderLock> lock_;  // one run at a time writes to a folder
   int64_t step_ = 0, saved_step_ = 0;
   double seconds_ = 0;
