@@ -2,7 +2,9 @@
 #include <deque>
 
 #include <tessera/kernels/adamw.cuh>
+#include <tessera/kernels/rearrange.cuh>
 #include <tessera/optim/adamw.hpp>
+#include <tessera/optim/ema.hpp>
 #include <tessera/optim/gradient_clipping.hpp>
 
 #include "support/catch.hpp"
@@ -204,4 +206,54 @@ TEST_CASE("adamw: the optimiser on a device takes Cpu's steps, and its state mov
   set_up(resumed, weight_s, bias_s);
   resumed.load_state(state);
   one_step(3, resumed);
+}
+
+TEST_CASE("ema: averages on the device are those of Cpu, and stand in for the parameters there", "[kernels]") {
+  Context<Cpu> ctx;
+  Context<Device> device;
+  const auto weight = random_tensor<bfloat16, 2>(ctx, {7, 65}, 1), next = random_tensor<bfloat16, 2>(ctx, {7, 65}, 2);
+  const auto bias = random_tensor<float, 1>(ctx, {9}, 3);
+  const Parameter<bfloat16, 2> w(weight, true);
+  const Parameter<float, 1> b(bias, true);
+  const Parameter<bfloat16, 2, Device> w_s(on_device(device, weight), true);
+  const Parameter<float, 1, Device> b_s(on_device(device, bias), true);
+  optim::ParameterList list;
+  list.add("weight", w);
+  list.add("bias", b);
+  optim::BasicParameterList<Device> list_s;
+  list_s.add("weight", w_s);
+  list_s.add("bias", b_s);
+  optim::Ema ema(list, 0.75);
+  optim::BasicEma<Device> ema_s(device, list_s, 0.75);
+  std::copy_n(next.data, next.size(), w.value().data);
+  Memory<Device>::from_host(w_s.value().data, next.data, size_t(next.size()) * sizeof(bfloat16));
+  ema.update();
+  ema_s.update(device);
+  const auto expected = ema.state(), state = ema_s.state();
+  REQUIRE(state.size() == expected.size());
+  for (size_t i = 0; i < state.size(); ++i) {
+    CHECK(state[i].first == expected[i].first);
+    for (int64_t k = 0; k < state[i].second.size(); ++k)
+      CHECK(state[i].second.as<float>()[k] == Approx(expected[i].second.as<float>()[k]).margin(1e-6));
+  }
+  ema.apply();
+  ema_s.apply(device);
+  CHECK(largest_difference(to_host(w_s.value()), to_host(w.value())) < 8e-3);
+  CHECK(largest_difference(to_host(w_s.value()), to_host(next)) > 0.1);
+  REQUIRE_ERROR(ema_s.update(device), Error, "between apply() and restore()");
+  ema_s.restore(device);
+  CHECK(largest_difference(to_host(w_s.value()), to_host(next)) == 0);
+
+  optim::BasicEma<Device> resumed(device, list_s, 0.5);
+  resumed.load_state(expected);  // Cpu's state
+  CHECK(resumed.state()[0].second.as<float>()[3] == expected[0].second.as<float>()[3]);
+
+  const Parameter<float, 1, Device> teacher(on_device(device, random_tensor<float, 1>(ctx, {9}, 4)));
+  optim::BasicParameterList<Device> teachers, students;
+  teachers.add("bias", teacher);
+  students.add("bias", b_s);
+  const auto before = to_host(teacher.value());
+  optim::average_into(device, teachers, students, 0.9);
+  for (size_t i = 0; i < 9; ++i)
+    CHECK(to_host(teacher.value())[i] == Approx(0.9 * double(before[i]) + 0.1 * double(bias.data[i])).margin(1e-6));
 }

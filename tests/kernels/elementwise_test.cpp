@@ -178,3 +178,24 @@ TEST_CASE("elementwise: activations far out, at infinity and at NaN", "[kernels]
     CHECK(std::isnan(to_host(activation(device, nan, kind))[0]));
   }
 }
+
+TEST_CASE("elementwise: fills and moving averages agree with Cpu, of any length and alignment", "[kernels]") {
+  auto ctx = nan_filled_context();
+  Context<Device> device;
+  for (const int64_t n : {0, 1, 63, 129, 1001}) {
+    const auto average = random_tensor<float>(ctx, Shape<1>{n}, 1);
+    const auto x = random_tensor<bfloat16>(ctx, Shape<1>{n}, 2);
+    const auto average_s = on_device(device, average);
+    move_average(ctx, view(average), view(x), 0.75);
+    move_average(device, view(average_s), view(on_device(device, x)), 0.75);
+    CHECK(largest_difference(to_host(average_s), to_host(average)) < 1e-6);
+    if (n > 1) fill(device, average_s.slice(0, 1, n), -2.5);
+    auto expected = to_host(average_s);
+    for (size_t i = 1; i < expected.size(); ++i) CHECK(expected[i] == -2.5f);
+    if (n > 0) CHECK(std::abs(expected[0] - average(0)) < 1e-6);
+  }
+  Tensor<bfloat16, 2, Device> y(device, {3, 5});
+  fill(device, view(y), 1.0);
+  for (const bfloat16 value : to_host(y)) CHECK(widen(value) == 1.0f);
+  REQUIRE_ERROR(fill(device, y.slice(1, 0, 3), 1.0), ShapeError, "contiguous");
+}

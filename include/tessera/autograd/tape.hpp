@@ -59,7 +59,7 @@ class Tape {
       grad = std::move(part);
       return;
     }
-    auto own = std::decay_t<decltype(grad)>::zeros(ctx, v.shape());
+    auto own = filled<std::decay_t<decltype(grad)>>(v.shape(), 0);
     add_into(ctx, own, part);
     grad = std::move(own);
   }
@@ -69,7 +69,7 @@ class Tape {
   void add_to_grad(const V& v, Add&& add) {
     if (!v.requires_grad()) return;
     auto& grad = v.state().grad;
-    if (!grad) grad = std::decay_t<decltype(grad)>::zeros(ctx, v.shape());
+    if (!grad) grad = filled<std::decay_t<decltype(grad)>>(v.shape(), 0);
     add(view(grad));
   }
 
@@ -88,11 +88,17 @@ class Tape {
   /// Gradients of a scalar loss.
   template <class T, class G>
   void backward(const Variable<T, 0, Device, G>& loss) {
-    const G one = narrow<G>(1.0f);
-    backward(loss, Tensor<G, 0, Device>::from_host(ctx, {}, &one));
+    backward(loss, filled<Tensor<G, 0, Device>>({}, 1));
   }
 
  private:
+  // On the context's stream and without a copy from the host: a step may be captured as a graph.
+  template <class Grad>
+  Grad filled(const decltype(Grad::shape)& shape, double value) {
+    Grad grad(ctx, shape);
+    fill(ctx, view(grad), value);
+    return grad;
+  }
   void run() {
     while (!nodes_.empty()) {
       Node node = std::move(nodes_.back());

@@ -28,6 +28,28 @@ struct Backend<op::add_into, Cpu> {
 };
 
 template <>
+struct Backend<op::fill, Cpu> {
+  template <class T>
+  static void run(Context<Cpu>&, TensorView<T, 1, Cpu> y, double value) {
+    std::fill_n(y.data, y.size(), narrow<T>(accumulate_t<T>(value)));
+  }
+};
+
+template <>
+struct Backend<op::move_average, Cpu> {
+  template <class T, class X>
+  static void run(Context<Cpu>&, TensorView<T, 1, Cpu> average, TensorView<X, 1, Cpu> x, double decay) {
+    using A = accumulate_t<T>;
+    const A keep = A(decay), rest = A(1 - decay);
+    parallel_for(x.size(), 16384, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i)
+        average.data[i] = narrow<T>(keep * widen(average.data[i]) + rest * A(widen(x.data[i])));
+    });
+  }
+};
+
+template <>
 struct Backend<op::arithmetic, Cpu> {
   template <class T, class TB, int Rank>
   static void forward(Context<Cpu>&, TensorView<T, Rank, Cpu> y, TensorView<const T, Rank, Cpu> a,

@@ -12,6 +12,8 @@ namespace op {
 struct activation;
 struct add_into;
 struct arithmetic;
+struct fill;
+struct move_average;
 struct unary;
 struct scale;
 }  // namespace op
@@ -156,6 +158,25 @@ template <class T, int Rank, class Device>
 void add_into(Context<Device>& ctx, const TensorView<T, Rank, Device>& y, In<T, Rank, Device> x) {
   expect_shape("add_into", "x", x.shape, y.shape, "", "y");
   Backend<op::add_into, Device>::template run<T>(ctx, y, x);
+}
+
+/// y = value at every element; y is contiguous. In the order of the context's work, which Memory<Device>::fill is not.
+template <class T, int Rank, class Device>
+void fill(Context<Device>& ctx, const TensorView<T, Rank, Device>& y, double value) {
+  expect_contiguous("fill", "y", y);
+  Backend<op::fill, Device>::template run<T>(ctx, y.flat(), value);
+}
+
+/// average = decay * average + (1 - decay) * x: one step of a moving average. Both are contiguous; x may be of another
+/// type (parameters in bfloat16 with averages in float). Throws ShapeError where shapes differ.
+template <class T, int Rank, class Device, class TX>
+void move_average(Context<Device>& ctx, const TensorView<T, Rank, Device>& average,
+                  const TensorView<TX, Rank, Device>& x, double decay) {
+  expect_shape("move_average", "x", x.shape, average.shape, "", "average");
+  expect_contiguous("move_average", "average", average);
+  expect_contiguous("move_average", "x", x);
+  using X = const std::remove_const_t<TX>;
+  Backend<op::move_average, Device>::template run<T, X>(ctx, average.flat(), TensorView<X, 1, Device>(x.flat()), decay);
 }
 
 /// y = a + b, a - b, a * b or a / b, with broadcasting: y [...] has the extents of a, b or both; b has a's rank or less

@@ -88,7 +88,7 @@ void slice_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_x, In<T,
   expect_contiguous("slice", "d_x", d_x);
   const auto part = d_x.slice(axis, begin, begin + d_y.shape[size_t(axis)]);
   expect_shape("slice", "d_y", d_y.shape, part.shape, "", "d_x");
-  Memory<Device>::fill(d_x.data, 0, size_t(d_x.size()) * sizeof(T));
+  fill(ctx, d_x, 0);
   copy_forward(ctx, part, d_y);
 }
 

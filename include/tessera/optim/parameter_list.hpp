@@ -9,7 +9,6 @@
 #include <vector>
 
 #include <tessera/autograd/variable.hpp>
-#include <tessera/core/parallel.hpp>
 
 namespace tessera::optim {
 
@@ -147,34 +146,6 @@ decltype(auto) visit_floating(Dtype dtype, Body&& body) {
     default:
       return body(float{});
   }
-}
-
-/// A piece of one parameter: what a thread works on at a time.
-struct Block {
-  size_t parameter;
-  int64_t begin, end;
-};
-inline constexpr int64_t block_size = 16384;
-
-/// All parameters for which wanted(index) holds, cut by their sizes alone.
-template <class Wanted>
-std::vector<Block> blocks_of(const std::vector<int64_t>& sizes, Wanted&& wanted) {
-  std::vector<Block> blocks;
-  for (size_t p = 0; p < sizes.size(); ++p)
-    for (int64_t begin = 0; wanted(p) && begin < sizes[p]; begin += block_size)
-      blocks.push_back({p, begin, std::min(sizes[p], begin + block_size)});
-  return blocks;
-}
-template <class Body>
-void for_each_block(const std::vector<Block>& blocks, Body&& body) {
-  parallel_for(int64_t(blocks.size()), 1, [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) body(blocks[size_t(b)]);
-  });
-}
-inline std::vector<int64_t> sizes_of(const ParameterList& parameters) {
-  std::vector<int64_t> sizes;
-  for (const ParameterHandle& parameter : parameters) sizes.push_back(parameter.size());
-  return sizes;
 }
 
 /// Numbers of an optimiser's own in the device's memory: float, or double beside a parameter in double.

@@ -16,6 +16,20 @@ template <class T>
 struct Sum {
   TESSERA_DEVICE T operator()(T a, T b) const { return narrow<T>(widen(a) + widen(b)); }
 };
+template <class T>
+struct Constant {
+  T value;
+  TESSERA_DEVICE T operator()() const { return value; }
+};
+/// One step of a moving average.
+template <class T>
+struct MoveAverage {
+  float decay, rest;
+  template <class X>
+  TESSERA_DEVICE T operator()(T average, X x) const {
+    return narrow<T>(decay * widen(average) + rest * widen(x));
+  }
+};
 template <class T, Arithmetic kind>
 struct Calculate {
   template <class B>
@@ -91,6 +105,27 @@ struct Backend<op::add_into, kernels::KernelDevice> {
   static void run(Context<Device>& ctx, TensorView<T, Rank, Device> y, TensorView<const T, Rank, Device> x) {
     kernels::elementwise("add_into", ctx, kernels::Sum<T>{}, {y.shape, {y.strides, y.strides, x.strides}}, y.data,
                          static_cast<const T*>(y.data), x.data);
+  }
+};
+
+template <>
+struct Backend<op::fill, kernels::KernelDevice> {
+  using Device = kernels::KernelDevice;
+  template <class T>
+  static void run(Context<Device>& ctx, TensorView<T, 1, Device> y, double value) {
+    kernels::elementwise("fill", ctx, kernels::Constant<T>{narrow<T>(accumulate_t<T>(value))}, {y.shape, {y.strides}},
+                         y.data);
+  }
+};
+
+template <>
+struct Backend<op::move_average, kernels::KernelDevice> {
+  using Device = kernels::KernelDevice;
+  template <class T, class X>
+  static void run(Context<Device>& ctx, TensorView<T, 1, Device> average, TensorView<X, 1, Device> x, double decay) {
+    kernels::elementwise("move_average", ctx, kernels::MoveAverage<T>{float(decay), float(1 - decay)},
+                         {average.shape, {average.strides, average.strides, x.strides}}, average.data,
+                         static_cast<const T*>(average.data), x.data);
   }
 };
 

@@ -2,6 +2,7 @@
 // back over repeated axes. Where x's contiguous axis is not y's last one, tiles go through shared memory, so that both
 // are read and written along memory; everything else is elementwise().
 #pragma once
+#include <tessera/kernels/elementwise.cuh>
 #include <tessera/kernels/strided.cuh>
 #include <tessera/kernels/sums.cuh>
 #include <tessera/ops/rearrange.hpp>
