@@ -16,8 +16,10 @@
 #include <tessera/autograd/rearrange.hpp>
 #include <tessera/autograd/recompute.hpp>
 #include <tessera/autograd/reduce.hpp>
+#include <tessera/autograd/segment_reduce.hpp>
 #include <tessera/autograd/similarity.hpp>
 #include <tessera/autograd/softmax.hpp>
+#include <tessera/autograd/symmetric_kl.hpp>
 #include <tessera/autograd/tape.hpp>
 #include <tessera/autograd/tokens.hpp>
 #include <tessera/autograd/variable.hpp>
@@ -51,8 +53,10 @@
 #include <tessera/ops/patches.hpp>
 #include <tessera/ops/rearrange.hpp>
 #include <tessera/ops/reduce.hpp>
+#include <tessera/ops/segment_reduce.hpp>
 #include <tessera/ops/similarity.hpp>
 #include <tessera/ops/softmax.hpp>
+#include <tessera/ops/symmetric_kl.hpp>
 #include <tessera/ops/tokens.hpp>
 #include <tessera/ops/upsample_argmax.hpp>
 #include <tessera/optim/adamw.hpp>

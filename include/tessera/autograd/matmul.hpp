@@ -50,4 +50,33 @@ Variable<T, Rank, Device> linear(Tape<Device>& tape, const Variable<T, Rank, Dev
   return matmul(tape, x, weight, bias, {.transpose_b = true, .activation = activation});
 }
 
+/// A linear layer in groups (a grouped 1x1 convolution): x [..., in], weight [out, in / groups], bias [out] or an empty
+/// handle; see grouped_linear_forward.
+template <class T, int Rank, class Device, class G>
+Variable<T, Rank, Device> grouped_linear(Tape<Device>& tape, const Variable<T, Rank, Device>& x,
+                                         const Variable<T, 2, Device, G>& weight, int64_t groups,
+                                         const std::type_identity_t<Parameter<accumulate_t<T>, 1, Device>>& bias = {}) {
+  using A = accumulate_t<T>;
+  const bool records = tape.records(x, weight, bias);
+  const auto bias_value = bias ? bias.value() : Tensor<A, 1, Device>{};
+  Variable<T, Rank, Device> y(grouped_linear(tape.ctx, x.value(), weight.value(), groups, bias_value), records);
+  if (records)
+    tape.record([=](Tape<Device>& t) {
+      const auto d_y = take_grad(y);
+      if (!d_y) return;
+      t.contribute(x, [&](auto d_x) {
+        t.contribute(weight, [&](auto d_weight) {
+          const auto backward = [&](TensorView<A, 1, Device> d_bias) {
+            grouped_linear_backward(t.ctx, view(d_x), view(d_weight), d_bias, d_y, x.value(), weight.value(), groups);
+          };
+          if (bias)
+            t.contribute(bias, backward);
+          else
+            backward({});
+        });
+      });
+    });
+  return y;
+}
+
 }  // namespace tessera

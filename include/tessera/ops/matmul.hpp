@@ -66,8 +66,9 @@ void expect_matmul_shapes(std::string_view op, std::string_view c_name, const CV
                 "tessera: a and c have one rank, b the same or 2");
   const int64_t m = a.shape[rank - (transpose_a ? 1 : 2)], k = a.shape[rank - (transpose_a ? 2 : 1)];
   const int64_t n = b.shape[b_rank - (transpose_b ? 2 : 1)], k_of_b = b.shape[b_rank - (transpose_b ? 1 : 2)];
-  require<ShapeError>(k == k_of_b, op, ": axis K is ", k, " in a ", to_string(a.shape), transpose_a ? " (transposed)" : "",
-                      " but ", k_of_b, " in b ", to_string(b.shape), transpose_b ? " (transposed)" : "");
+  require<ShapeError>(k == k_of_b, op, ": axis K is ", k, " in a ", to_string(a.shape),
+                      transpose_a ? " (transposed)" : "", " but ", k_of_b, " in b ", to_string(b.shape),
+                      transpose_b ? " (transposed)" : "");
   auto expected = a.shape;
   expected[rank - 2] = m;
   expected[rank - 1] = n;
@@ -80,8 +81,8 @@ void expect_matmul_shapes(std::string_view op, std::string_view c_name, const CV
 }  // namespace detail
 
 /// c = activation(op(a) op(b) + bias). C is T or, for weight gradients, accumulate_t<T>. bias [N] may be absent. Where
-/// pre_activation (the shape of c) is present it receives op(a) op(b) + bias, which the backward pass needs when there is
-/// an activation.
+/// pre_activation (the shape of c) is present it receives op(a) op(b) + bias, which the backward pass needs when there
+/// is an activation.
 template <class C, int Rank, class Device, class TA, class TB, int RankB>
 void matmul_forward(Context<Device>& ctx, TensorView<C, Rank, Device> c, Out<C, Rank, Device> pre_activation,
                     const TensorView<TA, Rank, Device>& a, const TensorView<TB, RankB, Device>& b,
@@ -146,7 +147,8 @@ void matmul_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_a, cons
       if constexpr (RankB == Rank)
         matmul_forward(ctx, d_a, {}, b_view, d_c, {}, {.transpose_a = tb, .transpose_b = true});
       else
-        fail<ShapeError>(name, ": transpose_a with one b for the whole batch has no gradient for a; transpose a itself");
+        fail<ShapeError>(name,
+                         ": transpose_a with one b for the whole batch has no gradient for a; transpose a itself");
     } else {
       matmul_forward(ctx, d_a, {}, d_c, b_view, {}, {.transpose_b = !tb});
     }
@@ -158,7 +160,8 @@ void matmul_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_a, cons
       else
         matmul_forward(ctx, d_b, {}, a, d_c, {}, {.transpose_a = !ta});
     } else {
-      require<ShapeError>(!ta, name, ": transpose_a with one b for the whole batch has no gradient for b; transpose a itself");
+      require<ShapeError>(!ta, name,
+                          ": transpose_a with one b for the whole batch has no gradient for b; transpose a itself");
       expect_contiguous(name, "a", a);
       expect_contiguous(name, "d_c", d_c);
       if (tb)
@@ -180,6 +183,93 @@ auto matmul(Context<Device>& ctx, const TensorView<TA, Rank, Device>& a, const T
   Tensor<T, Rank, Device> c(ctx, shape);
   matmul_forward(ctx, view(c), {}, a, b, bias, options);
   return c;
+}
+
+// ---- a linear layer in groups ----
+
+namespace detail {
+/// Matrices [rows, columns / groups] that lie side by side in one [rows, columns], as a stack.
+template <class T, class Device>
+TensorView<T, 3, Device> side_by_side(const TensorView<T, 2, Device>& matrix, int64_t groups) {
+  const auto [rows, columns] = matrix.shape;
+  return {matrix.data, {groups, rows, columns / groups}, {columns / groups, matrix.strides[0], 1}};
+}
+
+template <class T, class Device>
+TensorView<T, 3, Device> one_below_the_other(const TensorView<T, 2, Device>& matrix, int64_t groups) {
+  return matrix.reshape(Shape<3>{groups, matrix.shape[0] / groups, matrix.shape[1]});
+}
+
+template <size_t Rank>
+void expect_grouped_linear(std::string_view op, const std::array<int64_t, Rank>& y, std::string_view y_name,
+                           const std::array<int64_t, Rank>& x, const Shape<2>& weight, int64_t groups) {
+  const int64_t in = x[Rank - 1], out = weight[0];
+  require(groups > 0, op, ": groups is ", groups, " but must be positive");
+  require<ShapeError>(in > 0 && in % groups == 0, op, ": the ", in, " channels of x ", to_string(x),
+                      " are not divisible into ", groups, " groups");
+  require<ShapeError>(out > 0 && out % groups == 0, op, ": the ", out, " rows of weight ", to_string(weight),
+                      " are not divisible into ", groups, " groups");
+  expect_shape(op, "weight", weight, {out, in / groups}, "out in", "x and groups");
+  auto expected = x;
+  expected[Rank - 1] = out;
+  expect_shape(op, y_name, y, expected, "", "x and weight");
+}
+}  // namespace detail
+
+/// A linear layer whose channels are cut into `groups`, each with a weight of its own (a 1x1 convolution with groups):
+/// group g of y [..., out] is group g of x [..., in] times weight's rows of group g, transposed; weight [out, in /
+/// groups]. bias [out] may be absent; it is added to the product as stored. One batched product on views that skip the
+/// other groups' channels. Throws ShapeError where extents do not fit or a tensor is not contiguous.
+template <class T, int Rank, class Device>
+void grouped_linear_forward(Context<Device>& ctx, TensorView<T, Rank, Device> y, In<T, Rank, Device> x,
+                            In<T, 2, Device> weight, In<accumulate_t<T>, 1, Device> bias, int64_t groups) {
+  constexpr auto name = "grouped_linear_forward";
+  detail::expect_grouped_linear(name, y.shape, "y", x.shape, weight.shape, groups);
+  if (bias) expect_shape(name, "bias", bias.shape, {weight.shape[0]}, "out", "weight");
+  expect_contiguous(name, "y", y);
+  expect_contiguous(name, "x", x);
+  expect_contiguous(name, "weight", weight);
+  if (y.size() == 0) return;
+  matmul_forward(ctx, detail::side_by_side(y.rows(), groups), {}, detail::side_by_side(x.rows(), groups),
+                 detail::one_below_the_other(weight, groups), {}, {.transpose_b = true});
+  if (bias) arithmetic_forward(ctx, y, y, bias, Arithmetic::add);
+}
+
+/// d_x, d_weight and d_bias, each where present, from d_y. d_weight may be wider than T.
+template <class T, int Rank, class Device, class DW>
+void grouped_linear_backward(Context<Device>& ctx, TensorView<T, Rank, Device> d_x,
+                             const TensorView<DW, 2, Device>& d_weight, Out<accumulate_t<T>, 1, Device> d_bias,
+                             In<T, Rank, Device> d_y, In<T, Rank, Device> x, In<T, 2, Device> weight, int64_t groups) {
+  constexpr auto name = "grouped_linear_backward";
+  detail::expect_grouped_linear(name, d_y.shape, "d_y", x.shape, weight.shape, groups);
+  if (d_x) expect_shape(name, "d_x", d_x.shape, x.shape, "", "x");
+  if (d_weight) expect_shape(name, "d_weight", d_weight.shape, weight.shape, "out in", "weight");
+  if (d_bias) expect_shape(name, "d_bias", d_bias.shape, {weight.shape[0]}, "out", "weight");
+  expect_contiguous(name, "d_x", d_x);
+  expect_contiguous(name, "d_weight", d_weight);
+  expect_contiguous(name, "d_y", d_y);
+  expect_contiguous(name, "x", x);
+  expect_contiguous(name, "weight", weight);
+  const auto d_y_groups = detail::side_by_side(d_y.rows(), groups);
+  if (d_x && d_x.size() > 0)
+    matmul_forward(ctx, detail::side_by_side(d_x.rows(), groups), {}, d_y_groups,
+                   detail::one_below_the_other(weight, groups), {});
+  if (d_weight)
+    matmul_forward(ctx, detail::one_below_the_other(d_weight, groups), {}, d_y_groups,
+                   detail::side_by_side(x.rows(), groups), {}, {.transpose_a = true});
+  if (d_bias) Backend<op::matmul, Device>::template bias_gradient<T>(ctx, d_bias, d_y.rows());
+}
+
+/// The grouped layer's output as a new tensor [..., out].
+template <class T, int Rank, class Device>
+auto grouped_linear(Context<Device>& ctx, const TensorView<T, Rank, Device>& x,
+                    In<std::remove_const_t<T>, 2, Device> weight, int64_t groups,
+                    In<accumulate_t<T>, 1, Device> bias = {}) {
+  auto shape = x.shape;
+  shape[Rank - 1] = weight.shape[0];
+  Tensor<std::remove_const_t<T>, Rank, Device> y(ctx, shape);
+  grouped_linear_forward(ctx, view(y), x, weight, bias, groups);
+  return y;
 }
 
 }  // namespace tessera
