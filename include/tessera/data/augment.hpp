@@ -74,12 +74,16 @@ inline CropAndFlip draw_crop(int width, int height, const RandomStream& stream, 
   return result;
 }
 
-/// Draws a crop and makes it: RGB, side x side, by bicubic.
-inline Image random_resized_crop(const Image& image, int side, const RandomStream& stream, uint64_t picture,
-                                 const RandomCropOptions& options = {}) {
-  const CropAndFlip drawn = draw_crop(image.width, image.height, stream, picture, options);
+/// Makes a crop that was drawn: RGB, side x side, by bicubic.
+inline Image resized_crop(const Image& image, int side, const CropAndFlip& drawn) {
   const Image resized = to_rgb(resize(image, drawn.box, side, side, Filter::bicubic));
   return drawn.flipped ? flip(resized) : resized;
+}
+
+/// Draws a crop and makes it.
+inline Image random_resized_crop(const Image& image, int side, const RandomStream& stream, uint64_t picture,
+                                 const RandomCropOptions& options = {}) {
+  return resized_crop(image, side, draw_crop(image.width, image.height, stream, picture, options));
 }
 
 }  // namespace tessera::data
