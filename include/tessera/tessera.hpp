@@ -2,14 +2,17 @@
 // need a provider in one file of the program: link CMake's tessera::tessera, or include <tessera/cpu/eigen.hpp>. Files,
 // pictures, systems and training are included one by one: <tessera/io/…>, <tessera/data/…>, <tessera/systems/…>.
 #pragma once
+#include <tessera/autograd/assignment_pool.hpp>
 #include <tessera/autograd/attention.hpp>
 #include <tessera/autograd/contrastive.hpp>
 #include <tessera/autograd/cross_entropy.hpp>
 #include <tessera/autograd/elementwise.hpp>
 #include <tessera/autograd/embedding.hpp>
 #include <tessera/autograd/gradcheck.hpp>
+#include <tessera/autograd/gumbel_softmax.hpp>
 #include <tessera/autograd/interpolate.hpp>
 #include <tessera/autograd/layernorm.hpp>
+#include <tessera/autograd/masked_mse.hpp>
 #include <tessera/autograd/matmul.hpp>
 #include <tessera/autograd/pair_compatibility.hpp>
 #include <tessera/autograd/patches.hpp>
@@ -41,13 +44,16 @@
 #include <tessera/nn/transformer.hpp>
 #include <tessera/nn/vision_transformer.hpp>
 #include <tessera/ops/adamw.hpp>
+#include <tessera/ops/assignment_pool.hpp>
 #include <tessera/ops/attention.hpp>
 #include <tessera/ops/contrastive.hpp>
 #include <tessera/ops/cross_entropy.hpp>
 #include <tessera/ops/elementwise.hpp>
 #include <tessera/ops/embedding.hpp>
+#include <tessera/ops/gumbel_softmax.hpp>
 #include <tessera/ops/interpolate.hpp>
 #include <tessera/ops/layernorm.hpp>
+#include <tessera/ops/masked_mse.hpp>
 #include <tessera/ops/matmul.hpp>
 #include <tessera/ops/pair_compatibility.hpp>
 #include <tessera/ops/patches.hpp>
