@@ -19,14 +19,14 @@ void fill_gumbel(A* to, const RandomStream& stream, int64_t first, int64_t count
   for (int64_t tile = first / 4; tile * 4 < end; tile += blocks) {
     const int64_t tile_end = std::min(tile + blocks, (end + 3) / 4);
     for (int64_t block = tile; block < tile_end; ++block) {
-      const auto four = detail::four_uniforms(stream, uint64_t(block));
+      const auto four = tessera::detail::four_uniforms(stream, uint64_t(block));
       std::copy(four.begin(), four.end(), uniform + 4 * (block - tile));
     }
     const int64_t begin = std::max(first, tile * 4), stop = std::min(end, tile_end * 4);
     A* out = to + (begin - first);
     const float* u = uniform + (begin - tile * 4);
 #pragma omp simd
-    for (int64_t i = 0; i < stop - begin; ++i) out[i] = detail::gumbel_of(A(u[i]));
+    for (int64_t i = 0; i < stop - begin; ++i) out[i] = tessera::detail::gumbel_of(A(u[i]));
   }
 }
 
