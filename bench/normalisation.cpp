@@ -1,4 +1,5 @@
-// Rows of operations on rows of a matrix: softmax, layer normalisation, L2 normalisation, sums and maxima.
+// Rows of operations on rows of a matrix: softmax, layer and group normalisation, L2 normalisation, sums and maxima.
+#include <tessera/ops/groupnorm.hpp>
 #include <tessera/ops/layernorm.hpp>
 #include <tessera/ops/reduce.hpp>
 #include <tessera/ops/similarity.hpp>
@@ -49,6 +50,30 @@ void add_layernorm(int64_t rows, int64_t channels) {
     const Tensor<float, 1> mean(row.ctx, {rows}), rstd(row.ctx, {rows});
     layernorm_forward(row.ctx, view(y), mean, rstd, x, weight, bias);
     row.work = [=, &row] { layernorm_backward(row.ctx, view(d_x), d_weight, d_bias, d_y, mean, rstd, x, weight); };
+  });
+}
+
+/// Of maps [B, C, H, W], with 32 groups.
+void add_groupnorm(int64_t items, int64_t channels, int64_t side) {
+  constexpr int64_t groups = 32;
+  const Shape<4> maps{items, channels, side, side};
+  add_row(row_name<float>("groupnorm", "forward", extents({items, channels, side, side})), [=](Row& row) {
+    const auto x = row.input<float>("x", maps);
+    const auto weight = row.input<float>("weight", Shape<1>{channels});
+    const auto bias = row.input<float>("bias", Shape<1>{channels});
+    const auto y = row.output<float>("y", maps);
+    row.work = [=, &row] { groupnorm_forward(row.ctx, view(y), {}, {}, x, weight, bias, {.groups = groups}); };
+  });
+  add_row(row_name<float>("groupnorm", "backward", extents({items, channels, side, side})), [=](Row& row) {
+    const auto x = row.input<float>("x", maps), d_y = row.input<float>("d_y", maps);
+    const auto weight = row.input<float>("weight", Shape<1>{channels});
+    const auto bias = row.input<float>("bias", Shape<1>{channels});
+    const auto d_x = row.output<float>("d_x", maps);
+    const auto d_weight = row.output<float>("d_weight", weight.shape), d_bias = row.output<float>("d_bias", bias.shape);
+    const Tensor<float, 4> y(row.ctx, maps);
+    const Tensor<float, 2> mean(row.ctx, {items, groups}), rstd(row.ctx, {items, groups});
+    groupnorm_forward(row.ctx, view(y), mean, rstd, x, weight, bias, {.groups = groups});
+    row.work = [=, &row] { groupnorm_backward(row.ctx, view(d_x), d_weight, d_bias, d_y, mean, rstd, x, weight); };
   });
 }
 
@@ -108,6 +133,7 @@ void add_normalisation_rows() {
   add_layernorm<float>(1576, 768);
   add_layernorm<bfloat16>(1576, 768);
   add_layernorm<float>(2048, 128);
+  add_groupnorm(2, 256, 56);
   add_l2_normalise(1576, 512);
   add_reductions(8, 197, 768);
 }

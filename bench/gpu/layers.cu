@@ -26,6 +26,23 @@ Row layernorm_row(const char* type, bool backward) {
           }};
 }
 
+/// Of a decoder's maps, with 32 groups.
+Row groupnorm_row(bool backward) {
+  const Shape<4> maps{16, 256, 112, 112};
+  return {sentence("groupnorm/", backward ? "backward" : "forward", "/bf16/16x256x112x112"),
+          (backward ? 3 : 2) * 2.0 * double(element_count(maps)), 0, [=](Context<Cuda>& ctx) -> std::function<void()> {
+            const auto x = random_tensor<bfloat16>(ctx, maps), d_y = random_tensor<bfloat16>(ctx, maps);
+            const auto weight = random_tensor<float>(ctx, Shape<1>{maps[1]});
+            Tensor<bfloat16, 4, Cuda> y(ctx, maps);
+            Tensor<float, 2, Cuda> mean(ctx, {maps[0], 32}), rstd(ctx, {maps[0], 32});
+            Tensor<float, 1, Cuda> d_weight(ctx, {maps[1]}), d_bias(ctx, {maps[1]});
+            groupnorm_forward(ctx, view(y), mean, rstd, x, weight, weight, {.groups = 32});
+            if (!backward)
+              return [=, &ctx] { groupnorm_forward(ctx, view(y), mean, rstd, x, weight, weight, {.groups = 32}); };
+            return [=, &ctx] { groupnorm_backward(ctx, view(y), d_weight, d_bias, d_y, mean, rstd, x, weight); };
+          }};
+}
+
 /// A linear layer with bias and quick GELU: the MLP's first, forward; and the gradients of activation and bias alone.
 Row mlp_row() {
   const double flops = 2.0 * tokens * width * hidden;
@@ -127,6 +144,7 @@ void add_layer_rows(Rows& rows) {
   for (const bool backward : {false, true}) {
     rows.push_back(layernorm_row<bfloat16>("bf16", backward));
     rows.push_back(layernorm_row<float>("f32", backward));
+    rows.push_back(groupnorm_row(backward));
     rows.push_back(interpolate_row(backward));
   }
   rows.push_back(mlp_row());

@@ -50,6 +50,17 @@ def layernorm(name, compile):
     return with_gradients(lambda: function(x, weight, bias), (x, weight, bias), normal(rows, width, dtype=dtype))
 
 
+def groupnorm(name, compile):
+    batch, channels, height, width = numbers(name)
+    backward = "/backward/" in name
+    x = normal(batch, channels, height, width, grad=backward)
+    weight, bias = (normal(channels, grad=backward) for _ in range(2))
+    function = compile(lambda x, w, b: F.group_norm(x, 32, w, b))
+    if not backward:
+        return lambda: function(x, weight, bias)
+    return with_gradients(lambda: function(x, weight, bias), (x, weight, bias), normal(batch, channels, height, width))
+
+
 def quick_gelu(x):
     return x * torch.sigmoid(1.702 * x)
 
@@ -270,6 +281,7 @@ def maskclip(name, compile):
 
 MAKERS = {
     "layernorm": layernorm,
+    "groupnorm": groupnorm,
     "linear_quick_gelu": linear_quick_gelu,
     "bias_quick_gelu": bias_quick_gelu,
     "softmax": softmax,

@@ -98,6 +98,7 @@ def max_backward(inputs, name):
 
 # Weight and bias are f32 beside a bf16 x, too.
 both_ways("layernorm", lambda x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias), ["x", "weight", "bias"])
+both_ways("groupnorm", lambda x, weight, bias: F.group_norm(x, 32, weight, bias), ["x", "weight", "bias"])
 
 
 # ---- products -------------------------------------------------------------------------------------------------------

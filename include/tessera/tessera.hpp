@@ -10,6 +10,7 @@
 #include <tessera/autograd/embedding.hpp>
 #include <tessera/autograd/gradcheck.hpp>
 #include <tessera/autograd/gumbel_softmax.hpp>
+#include <tessera/autograd/groupnorm.hpp>
 #include <tessera/autograd/interpolate.hpp>
 #include <tessera/autograd/layernorm.hpp>
 #include <tessera/autograd/masked_mse.hpp>
@@ -36,6 +37,7 @@
 #include <tessera/core/parallel.hpp>
 #include <tessera/core/random.hpp>
 #include <tessera/core/shape.hpp>
+#include <tessera/core/staging.hpp>
 #include <tessera/core/tensor.hpp>
 #include <tessera/nn/attention.hpp>
 #include <tessera/nn/layers.hpp>
@@ -51,6 +53,7 @@
 #include <tessera/ops/elementwise.hpp>
 #include <tessera/ops/embedding.hpp>
 #include <tessera/ops/gumbel_softmax.hpp>
+#include <tessera/ops/groupnorm.hpp>
 #include <tessera/ops/interpolate.hpp>
 #include <tessera/ops/layernorm.hpp>
 #include <tessera/ops/masked_mse.hpp>

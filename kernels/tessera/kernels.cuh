@@ -7,6 +7,7 @@
 #include <tessera/kernels/cross_entropy.cuh>
 #include <tessera/kernels/elementwise.cuh>
 #include <tessera/kernels/embedding.cuh>
+#include <tessera/kernels/groupnorm.cuh>
 #include <tessera/kernels/interpolate.cuh>
 #include <tessera/kernels/layernorm.cuh>
 #include <tessera/kernels/pair_compatibility.cuh>
