@@ -1,5 +1,5 @@
-// Multi-head self-attention with one packed projection, as in PyTorch's MultiheadAttention: the rows of in_proj_weight
-// are those of query, key and value, one after the other.
+// Multi-head attention with one packed projection, as in PyTorch's MultiheadAttention: the rows of in_proj_weight are
+// those of query, key and value, one after the other.
 #pragma once
 #include <tessera/autograd/attention.hpp>
 #include <tessera/autograd/rearrange.hpp>
@@ -7,7 +7,7 @@
 
 namespace tessera::nn {
 
-/// Self-attention of tokens [B, N, C] with `heads` heads of C / heads channels.
+/// Attention of tokens [B, N, C] with `heads` heads of C / heads channels.
 template <class T, class Device = Cpu>
 struct MultiheadAttention {
   Parameter<T, 2, Device> in_proj_weight;              // [3 C, C]
@@ -24,6 +24,12 @@ struct MultiheadAttention {
   Variable<T, 3, Device> operator()(Tape<Device>& tape, const Variable<T, 3, Device>& x, bool causal = false) const {
     const auto qkv = linear(tape, x, in_proj_weight, in_proj_bias);
     return out_proj(tape, self_attention(tape, qkv, heads, {.causal = causal}));
+  }
+  /// Attention of query [B, Nq, C] to context [B, Nk, C], whose projections are the keys and values.
+  Variable<T, 3, Device> cross(Tape<Device>& tape, const Variable<T, 3, Device>& query,
+                               const Variable<T, 3, Device>& context) const {
+    return out_proj(
+        tape, attention(tape, project(tape, query, 0), project(tape, context, 1), project(tape, context, 2), heads));
   }
   /// out_proj(value projection of x): attention in which every token attends to itself alone (MaskCLIP).
   Variable<T, 3, Device> value_path(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {

@@ -78,6 +78,7 @@ struct Transformer {
 enum class Initialisation : uint8_t {
   clip,    ///< CLIP's published rule for its text tower
   xavier,  ///< Glorot's, with zero biases
+  normal,  ///< N(0, 0.02), the packed attention projections by Glorot's rule (SegCLIP's official code)
   none,    ///< CLIP's, but large matrices are left unset, for a checkpoint that fills all of them
 };
 
@@ -95,9 +96,17 @@ Transformer<T, Device> make_transformer(Context<Device>& ctx, const TransformerC
   const double residual_deviation = attention_deviation * std::pow(2.0 * double(config.layers), -0.5);
   const double mlp_deviation = std::pow(2.0 * double(width), -0.5);
   const auto weight = [&](int64_t out, int64_t in, double deviation) {
-    if (initialisation == Initialisation::none) return unset<T, 2>(ctx, {out, in});
-    return initialisation == Initialisation::clip ? normal<T, 2>(ctx, {out, in}, deviation)
-                                                  : xavier_uniform<T>(ctx, {out, in});
+    switch (initialisation) {
+      case Initialisation::none:
+        return unset<T, 2>(ctx, {out, in});
+      case Initialisation::clip:
+        return normal<T, 2>(ctx, {out, in}, deviation);
+      case Initialisation::normal:
+        if (out != 3 * in) return normal<T, 2>(ctx, {out, in}, 0.02);
+        [[fallthrough]];
+      default:
+        return xavier_uniform<T>(ctx, {out, in});
+    }
   };
   const auto zeros = [&](int64_t n) { return constant<A, 1>(ctx, {n}, 0); };
   Transformer<T, Device> transformer;

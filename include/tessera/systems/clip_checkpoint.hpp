@@ -452,6 +452,54 @@ void save_folder(Model& model, const ParameterNaming& naming, io::Json config, c
 
 }  // namespace detail
 
+/// The folder of a model that only tessera has: what save_folder wrote.
+struct ModelFolder {
+  std::filesystem::path config_path;
+  io::Json document;
+  io::TensorSource weights;
+  ImageStatistics statistics;
+
+  io::JsonView config() const { return {document, config_path.string()}; }
+  /// Both towers, with the choices that Hugging Face's configurations do not have; `class_token` and `pre_norm` where
+  /// the file does not tell.
+  ClipConfig towers(bool class_token, bool pre_norm) const {
+    ClipConfig towers = clip_config_from_huggingface(config());
+    towers.vision.class_token = config()["vision_config"].get_or<bool>("class_token", class_token);
+    towers.vision.pre_norm = config()["vision_config"].get_or<bool>("pre_norm", pre_norm);
+    detail::check_parameter_count(towers, config().name(), weights);
+    return towers;
+  }
+};
+
+/// Opens a folder, or a .safetensors file with config.json beside it, whose model_type is `type`. Throws IoError with a
+/// sentence.
+inline ModelFolder open_model_folder(const std::filesystem::path& path, const std::string& type) {
+  std::error_code ignored;
+  const std::filesystem::path folder = std::filesystem::is_directory(path, ignored) ? path : path.parent_path();
+  ModelFolder opened{folder / "config.json", io::read_json(folder / "config.json"), io::TensorSource::open(path), {}};
+  const std::string stored = opened.config().get<std::string>("model_type");
+  require<IoError>(stored == type, opened.config_path.string(), ": model_type is \"", stored, "\", not \"", type, "\"");
+  const std::filesystem::path preprocessor_path = folder / "preprocessor_config.json";
+  if (std::filesystem::exists(preprocessor_path, ignored)) {
+    const io::Json preprocessor = io::read_json(preprocessor_path);
+    opened.statistics =
+        detail::read_statistics(io::JsonView(preprocessor, preprocessor_path.string()), "image_mean", "image_std");
+  }
+  return opened;
+}
+
+namespace detail {
+
+/// config.json of a model that only tessera has.
+inline io::Json own_config_to_json(const ClipConfig& config, const std::string& model_type) {
+  io::Json json = clip_config_to_json(config, model_type);
+  json["vision_config"]["class_token"] = config.vision.class_token;
+  json["vision_config"]["pre_norm"] = config.vision.pre_norm;
+  return json;
+}
+
+}  // namespace detail
+
 /// Saves a CLIP as a Hugging Face directory that load_clip and transformers read: config.json, model.safetensors,
 /// preprocessor_config.json. The tower must have CLIP's form (class token, ln_pre, no bias in the patch embedding).
 /// `prompts`, a template or the name of a set, says how its nouns were asked in training (describe_checkpoint).

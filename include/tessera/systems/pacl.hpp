@@ -45,9 +45,10 @@ struct Pacl {
                                           int64_t stride = 0) const {
     return visual.dense(tape, images, nn::DenseMode::unchanged, stride);
   }
-  /// [N, E], L2-normalised, from token ids [N, L].
-  Variable<T, 2, Device> text_embeddings(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids) const {
-    return l2_normalise(tape, text(tape, ids));
+  /// [N, E], L2-normalised, from token ids [N, L], or from an nn::TextInput, for which the host waits for nothing.
+  template <class Texts>
+  Variable<T, 2, Device> text_embeddings(Tape<Device>& tape, const Texts& texts) const {
+    return l2_normalise(tape, text(tape, texts));
   }
   /// The compatibility phi [B, K] of all images with all texts (paper, equations 2 and 3).
   auto compatibility(Tape<Device>& tape, const Variable<T, 3, Device>& patches,
@@ -79,10 +80,8 @@ Pacl<T, Device> make_pacl(Context<Device>& ctx, const PaclConfig& config,
 template <class T, class Device>
 void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const std::filesystem::path& folder,
                const std::string& prompts = "") {
-  io::Json json = detail::clip_config_to_json({pacl.visual.config, pacl.text.config}, "pacl");
+  io::Json json = detail::own_config_to_json({pacl.visual.config, pacl.text.config}, "pacl");
   json["attention_scale"] = pacl.attention_scale;
-  json["vision_config"]["class_token"] = pacl.visual.config.class_token;
-  json["vision_config"]["pre_norm"] = pacl.visual.config.pre_norm;
   detail::save_folder(pacl, own_names, json, prompts, statistics, folder);
 }
 
@@ -97,28 +96,13 @@ struct LoadedPacl {
 /// sentence.
 template <class T, class Device>
 LoadedPacl<T, Device> load_pacl(Context<Device>& ctx, const std::filesystem::path& path) {
-  std::error_code missing;
-  const std::filesystem::path folder = std::filesystem::is_directory(path, missing) ? path : path.parent_path();
-  const io::Json document = io::read_json(folder / "config.json");
-  const io::JsonView json(document, (folder / "config.json").string());
-  const std::string type = json.get<std::string>("model_type");
-  require<IoError>(type == "pacl", json.name(), ": model_type is \"", type, "\", not \"pacl\"");
-  const ClipConfig towers = clip_config_from_huggingface(json);
-  PaclConfig config{towers.vision, towers.text, json.get_or<double>("attention_scale", 1.0)};
-  config.vision.class_token = json["vision_config"].get_or<bool>("class_token", false);
-  config.vision.pre_norm = json["vision_config"].get_or<bool>("pre_norm", false);
-  const io::TensorSource source = io::TensorSource::open(path);
-  detail::check_parameter_count({config.vision, config.text}, json.name(), source);
+  const ModelFolder folder = open_model_folder(path, "pacl");
+  const ClipConfig towers = folder.towers(false, false);
   LoadedPacl<T, Device> loaded;
-  loaded.model = make_pacl<T>(ctx, config);
-  load_module(loaded.model, source, own_names);
-  const std::filesystem::path preprocessor_path = folder / "preprocessor_config.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(preprocessor_path, ignored)) {
-    const io::Json preprocessor = io::read_json(preprocessor_path);
-    loaded.statistics =
-        detail::read_statistics(io::JsonView(preprocessor, preprocessor_path.string()), "image_mean", "image_std");
-  }
+  loaded.model =
+      make_pacl<T>(ctx, {towers.vision, towers.text, folder.config().get_or<double>("attention_scale", 1.0)});
+  load_module(loaded.model, folder.weights, own_names);
+  loaded.statistics = folder.statistics;
   return loaded;
 }
 
