@@ -24,6 +24,25 @@ Variable<T, int(NewRank), Device, G> reshape(Tape<Device>& tape, const Variable<
   return y;
 }
 
+/// x with elements of another type, x itself where it has that type: features in bfloat16 whose products are wanted in
+/// float. The gradient is rounded to x's type.
+template <class To, class T, int Rank, class Device, class G>
+auto convert(Tape<Device>& tape, const Variable<T, Rank, Device, G>& x) {
+  if constexpr (std::is_same_v<To, T>) {
+    return x;
+  } else {
+    const bool records = tape.records(x);
+    Variable<To, Rank, Device> y(convert<To>(tape.ctx, x.value()), records);
+    if (records)
+      tape.record([=](Tape<Device>& t) {
+        const auto d_y = take_grad(y);
+        if (!d_y) return;
+        t.contribute(x, [&](auto d_x) { copy_forward(t.ctx, view(d_x), view(d_y)); });
+      });
+    return y;
+  }
+}
+
 /// x with its axes in another order: the result's axis i is x's axis axes[i].
 template <class T, int Rank, class Device>
 Variable<T, Rank, Device> permute(Tape<Device>& tape, const Variable<T, Rank, Device>& x,

@@ -1,6 +1,7 @@
 // The text tower of CLIP: token and position embeddings, causal blocks, ln_final, projection of the end-of-text token.
 // Parameter names are those of OpenAI's CLIP (which keeps them at the top level of the checkpoint).
 #pragma once
+#include <tessera/core/staging.hpp>
 #include <tessera/nn/transformer.hpp>
 
 namespace tessera::nn {
@@ -39,6 +40,28 @@ Tensor<int32_t, 1, Device> end_positions(Context<Device>& ctx, const Tensor<int3
   return Tensor<int32_t, 1, Device>::from_host(ctx, {ids.shape[0]}, ends);
 }
 
+/// Token ids with the places where the rows end: what the text tower takes without asking a device for anything, so
+/// that a step may be captured as a graph.
+template <class Device = Cpu>
+struct TextInput {
+  Tensor<int32_t, 2, Device> ids;   ///< [N, L]
+  Tensor<int32_t, 1, Device> ends;  ///< [N]: the position of each row's end-of-text token
+};
+/// From ids [N, L] in host memory. Columns behind every row's end are cut off: attention is causal, so they cannot
+/// change the result. Throws ValueError for a row without an end.
+inline TextInput<Cpu> text_input(Context<Cpu>& ctx, const Tensor<int32_t, 2>& ids, int64_t end_of_text) {
+  TextInput<Cpu> input{ids, end_positions(ctx, ids, end_of_text)};
+  int64_t length = 1;
+  for (int64_t row = 0; row < ids.shape[0]; ++row) length = std::max<int64_t>(length, input.ends(row) + 1);
+  if (length < ids.shape[1]) input.ids = copy(ctx, ids.slice(1, 0, length));
+  return input;
+}
+/// The same on the device that `stage` carries to.
+template <class Device>
+TextInput<Device> on_device(Context<Device>& ctx, Staging<Device>& stage, const TextInput<Cpu>& input) {
+  return {stage(ctx, input.ids), stage(ctx, input.ends)};
+}
+
 /// Token ids [N, L] to embeddings [N, E].
 template <class T, class Device = Cpu>
 struct TextTransformer {
@@ -57,35 +80,37 @@ struct TextTransformer {
     visit("ln_final", ln_final);
   }
 
-  /// Texts' embeddings [N, E] (not normalised) from ids [N, L], L <= the context length. Columns behind every row's end
-  /// of text are not computed: attention is causal, so they cannot change the result. `hidden`, for the first `L`
-  /// tokens all computed, receives the tokens before the first block and after every block.
-  Variable<T, 2, Device> operator()(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids,
+  /// Texts' embeddings [N, E] (not normalised) from ids [N, L], L <= the context length, and where they end. `hidden`
+  /// receives the tokens before the first block and after every block.
+  Variable<T, 2, Device> operator()(Tape<Device>& tape, const TextInput<Device>& text,
                                     std::vector<Variable<T, 3, Device>>* hidden = nullptr) const {
+    const auto& [ids, ends] = text;
     require<ShapeError>(ids.shape[1] >= 1 && ids.shape[1] <= config.context_length, "text tower: ", ids.shape[1],
                         " tokens in a row; the context length is ", config.context_length);
-    const auto ends = end_positions(tape.ctx, ids, config.end_of_text);
-    const Tensor<int32_t, 2, Device> used = hidden ? ids : up_to(tape.ctx, ids, ends);
-    const auto positions = slice(tape, positional_embedding, 0, 0, used.shape[1]);
-    auto x = add(tape, token_embedding(tape, used), positions);
+    const auto positions = slice(tape, positional_embedding, 0, 0, ids.shape[1]);
+    auto x = add(tape, token_embedding(tape, ids), positions);
     if (hidden) hidden->push_back(x);
     x = transformer(tape, x, true, -1, hidden);
     const auto pooled = gather_tokens(tape, x, ends);
     return matmul(tape, ln_final(tape, pooled), text_projection);
   }
-
- private:
-  // The columns of ids up to the last row's end.
-  static Tensor<int32_t, 2, Device> up_to(Context<Device>& ctx, const Tensor<int32_t, 2, Device>& ids,
-                                          const Tensor<int32_t, 1, Device>& ends) {
-    int64_t length = 1;
-    for (int32_t end : to_host(view(ends))) length = std::max<int64_t>(length, end + 1);
-    if (length == ids.shape[1]) return ids;
-    const auto all = to_host(view(ids));
-    std::vector<int32_t> kept;
-    for (int64_t row = 0; row < ids.shape[0]; ++row)
-      kept.insert(kept.end(), all.begin() + row * ids.shape[1], all.begin() + row * ids.shape[1] + length);
-    return Tensor<int32_t, 2, Device>::from_host(ctx, {ids.shape[0], length}, kept);
+  /// The same from ids [N, L] alone: the ends are looked for on the host, which waits for the device. What lies behind
+  /// every row's end is not computed, but where `hidden` asks for it.
+  Variable<T, 2, Device> operator()(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids,
+                                    std::vector<Variable<T, 3, Device>>* hidden = nullptr) const {
+    require<ShapeError>(ids.shape[1] >= 1 && ids.shape[1] <= config.context_length, "text tower: ", ids.shape[1],
+                        " tokens in a row; the context length is ", config.context_length);
+    if (hidden) return (*this)(tape, TextInput<Device>{ids, end_positions(tape.ctx, ids, config.end_of_text)}, hidden);
+    if constexpr (std::is_same_v<Device, Cpu>) {
+      return (*this)(tape, text_input(tape.ctx, ids, config.end_of_text));
+    } else {
+      Context<Cpu> host;
+      const auto input =
+          text_input(host, Tensor<int32_t, 2>::from_host(host, ids.shape, to_host(view(ids))), config.end_of_text);
+      return (*this)(
+          tape, TextInput<Device>{Tensor<int32_t, 2, Device>::from_host(tape.ctx, input.ids.shape, input.ids.data),
+                                  Tensor<int32_t, 1, Device>::from_host(tape.ctx, input.ends.shape, input.ends.data)});
+    }
   }
 };
 

@@ -140,6 +140,17 @@ auto copy(Context<Device>& ctx, const TensorView<T, Rank, Device>& x) {
   copy_forward(ctx, view(y), x);
   return y;
 }
+/// x with elements of another type; x itself, sharing its memory, where it has that type.
+template <class To, class T, int Rank, class Device>
+Tensor<To, Rank, Device> convert(Context<Device>& ctx, const Tensor<T, Rank, Device>& x) {
+  if constexpr (std::is_same_v<To, T>) {
+    return x;
+  } else {
+    Tensor<To, Rank, Device> y(ctx, x.shape);
+    copy_forward(ctx, view(y), x);
+    return y;
+  }
+}
 /// x repeated along the axes where its extent is 1 (or that it lacks in front) until it has `shape`.
 template <class T, int RankX, class Device, size_t Rank>
 auto broadcast_to(Context<Device>& ctx, const TensorView<T, RankX, Device>& x, const std::array<int64_t, Rank>& shape) {

@@ -41,12 +41,17 @@ struct Clip {
   Variable<T, 2, Device> encode_text(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids) const {
     return text(tape, ids);
   }
-  /// The contrastive loss of a batch: image i belongs to text i.
+  /// The same where the texts' ends are known: the host waits for nothing.
+  Variable<T, 2, Device> encode_text(Tape<Device>& tape, const nn::TextInput<Device>& texts) const {
+    return text(tape, texts);
+  }
+  /// The contrastive loss of a batch: image i belongs to text i. `texts` are token ids [B, L], or an nn::TextInput, by
+  /// which the whole step is work of the device.
+  template <class Texts>
   Variable<accumulate_t<T>, 0, Device> loss(Tape<Device>& tape, const Variable<T, 4, Device>& images,
-                                            const Tensor<int32_t, 2, Device>& ids,
-                                            const ContrastiveOptions& options = {}) const {
+                                            const Texts& texts, const ContrastiveOptions& options = {}) const {
     const auto image_features = l2_normalise(tape, encode_image(tape, images));
-    const auto text_features = l2_normalise(tape, encode_text(tape, ids));
+    const auto text_features = l2_normalise(tape, encode_text(tape, texts));
     return contrastive(tape, image_features, text_features, logit_scale, options);
   }
 };

@@ -1,5 +1,6 @@
 // The systems as segmentation::DenseModel: what the predictor and the programs use without knowing which system, with
-// which element type, a checkpoint holds.
+// which element type and on which device, a checkpoint holds. What goes in and out lies in host memory; the towers
+// compute on the device of the context that loaded them.
 //   const auto model = systems::load_dense_model(ctx, "checkpoint/", {.system = "auto"});
 //   const auto map = segmentation::score_picture(ctx, *model, embeddings, picture);
 #pragma once
@@ -24,33 +25,62 @@ Tensor<To, Rank> converted(Context<Cpu>& ctx, const TensorView<From, Rank>& from
 }
 
 /// What the systems with two towers have in common.
-template <class T, class Model>
+template <class T, class Device, class Model>
 class TwoTowers : public segmentation::DenseModel {
  public:
-  TwoTowers(Model model, const data::ImageStatistics& statistics) : model_(std::move(model)), statistics_(statistics) {}
+  TwoTowers(const Context<Device>& device, Model model, const data::ImageStatistics& statistics)
+      : device_(device), model_(std::move(model)), statistics_(statistics) {}
 
   Tensor<float, 2> encode_text(Context<Cpu>& ctx, const Tensor<int32_t, 2>& ids) const override {
-    Tape<Cpu> tape(ctx, false);
-    return converted<float>(ctx, view(model_.text(tape, ids).value()));
+    Tape<Device> tape(device(ctx), false);
+    return to_floats(ctx, model_.text(tape, upload(ctx, ids)).value());
   }
   int64_t image_size() const override { return model_.visual.config.image_size; }
   int64_t patch_size() const override { return model_.visual.config.patch_size; }
   int64_t context_length() const override { return model_.text.config.context_length; }
   int64_t vocabulary_size() const override { return model_.text.config.vocabulary_size; }
-  double scale() const override { return logit_factor(double(model_.logit_scale.value().data[0])); }
+  double scale() const override { return logit_factor(double(to_host(view(model_.logit_scale.value()))[0])); }
   data::ImageStatistics statistics() const override { return statistics_; }
 
  protected:
+  /// Where the towers compute: on Cpu in the caller's context, so that threads may use one model.
+  Context<Device>& device([[maybe_unused]] Context<Cpu>& ctx) const {
+    if constexpr (std::is_same_v<Device, Cpu>)
+      return ctx;
+    else
+      return device_;
+  }
+  template <class U, int Rank>
+  Tensor<U, Rank, Device> upload(Context<Cpu>& ctx, const Tensor<U, Rank>& host) const {
+    if constexpr (std::is_same_v<Device, Cpu>)
+      return host;
+    else
+      return Tensor<U, Rank, Device>::from_host(device(ctx), host.shape, host.data);
+  }
+  template <int Rank>
+  static Tensor<float, Rank> to_floats(Context<Cpu>& ctx, const Tensor<T, Rank, Device>& values) {
+    if constexpr (std::is_same_v<Device, Cpu>)
+      return converted<float>(ctx, view(values));
+    else
+      return converted<float>(ctx, view(Tensor<T, Rank>::from_host(ctx, values.shape, to_host(view(values)))));
+  }
+  /// An image as the tower takes it.
+  Tensor<T, 4, Device> input(Context<Cpu>& ctx, const Tensor<float, 4>& image) const {
+    return upload(ctx, converted<T>(ctx, view(image)));
+  }
+
+  mutable Context<Device> device_;  // shares the loading context's memory and stream
   Model model_;
   data::ImageStatistics statistics_;
 };
 
-template <class T>
-class DenseMaskclip : public TwoTowers<T, Clip<T>> {
+template <class T, class Device>
+class DenseMaskclip : public TwoTowers<T, Device, Clip<T, Device>> {
  public:
   /// `gate`: factor on the whole image's cosine, added to every patch's; 0: none, as published.
-  DenseMaskclip(Clip<T> clip, const data::ImageStatistics& statistics, const MaskclipOptions& options, double gate)
-      : TwoTowers<T, Clip<T>>(std::move(clip), statistics), options_(options), gate_(gate) {
+  DenseMaskclip(const Context<Device>& device, Clip<T, Device> clip, const data::ImageStatistics& statistics,
+                const MaskclipOptions& options, double gate)
+      : TwoTowers<T, Device, Clip<T, Device>>(device, std::move(clip), statistics), options_(options), gate_(gate) {
     require(options_.patch_stride >= 0 && options_.patch_stride <= this->patch_size(), "maskclip: patch stride ",
             options_.patch_stride, " must lie in 0 to the patch size, ", this->patch_size());
   }
@@ -58,7 +88,8 @@ class DenseMaskclip : public TwoTowers<T, Clip<T>> {
   std::string system() const override { return options_.form == MaskclipForm::value ? "maskclip-value" : "maskclip"; }
   segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
                                   const TensorView<const float, 2>& class_embeddings) const override {
-    MaskclipScores result = maskclip(ctx, this->model_, converted<T>(ctx, view(image)), class_embeddings, options_);
+    MaskclipScores result =
+        maskclip(this->device(ctx), this->model_, this->input(ctx, image), class_embeddings, options_);
     segmentation::DenseScores dense{result.grid, std::move(result.patch_embeddings), std::move(result.scores), {}};
     if (gate_ != 0) dense.gate = tessera::scale(ctx, view(score_image(ctx, image, class_embeddings)), gate_);
     return dense;
@@ -66,9 +97,9 @@ class DenseMaskclip : public TwoTowers<T, Clip<T>> {
   int64_t stride() const override { return options_.patch_stride ? options_.patch_stride : this->patch_size(); }
   Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
                                const TensorView<const float, 2>& class_embeddings) const override {
-    Tape<Cpu> tape(ctx, false);
-    const Variable<T, 4> input(converted<T>(ctx, view(image)));
-    const auto features = converted<float>(ctx, view(this->model_.encode_image(tape, input).value()));
+    Tape<Device> tape(this->device(ctx), false);
+    const Variable<T, 4, Device> input(this->input(ctx, image));
+    const auto features = this->to_floats(ctx, this->model_.encode_image(tape, input).value());
     const auto embedding = l2_normalise(ctx, view(features));
     return matmul(ctx, embedding, class_embeddings, {}, {.transpose_b = true})
         .reshaped(Shape<1>{class_embeddings.shape[0]});
@@ -89,11 +120,12 @@ struct PaclReadout {
 
 namespace detail {
 
-template <class T>
-class DensePacl : public TwoTowers<T, Pacl<T>> {
+template <class T, class Device>
+class DensePacl : public TwoTowers<T, Device, Pacl<T, Device>> {
  public:
-  DensePacl(Pacl<T> pacl, const data::ImageStatistics& statistics, const PaclReadout& readout)
-      : TwoTowers<T, Pacl<T>>(std::move(pacl), statistics), readout_(readout) {
+  DensePacl(const Context<Device>& device, Pacl<T, Device> pacl, const data::ImageStatistics& statistics,
+            const PaclReadout& readout)
+      : TwoTowers<T, Device, Pacl<T, Device>>(device, std::move(pacl), statistics), readout_(readout) {
     const int64_t patch = this->patch_size();
     if (readout_.stride == 0) readout_.stride = std::max<int64_t>(1, patch / 2);
     require(readout_.stride > 0 && readout_.stride <= patch, "pacl: patch stride ", readout_.stride,
@@ -120,9 +152,9 @@ class DensePacl : public TwoTowers<T, Pacl<T>> {
 
  private:
   Tensor<float, 3> float_patches(Context<Cpu>& ctx, const Tensor<float, 4>& image, int64_t stride) const {
-    Tape<Cpu> tape(ctx, false);
-    const Variable<T, 4> input(converted<T>(ctx, view(image)));
-    return converted<float>(ctx, view(this->model_.patch_embeddings(tape, input, stride).value()));
+    Tape<Device> tape(this->device(ctx), false);
+    const Variable<T, 4, Device> input(this->input(ctx, image));
+    return this->to_floats(ctx, this->model_.patch_embeddings(tape, input, stride).value());
   }
   /// [N]
   Tensor<float, 1> compatibility(Context<Cpu>& ctx, const Tensor<float, 3>& patches,
@@ -174,12 +206,12 @@ inline CheckpointDescription describe_checkpoint(const std::filesystem::path& ch
 
 namespace detail {
 
-template <class T>
-std::unique_ptr<segmentation::DenseModel> load_dense(Context<Cpu>& ctx, const std::filesystem::path& checkpoint,
+template <class T, class Device>
+std::unique_ptr<segmentation::DenseModel> load_dense(Context<Device>& ctx, const std::filesystem::path& checkpoint,
                                                      const std::string& system, const DenseModelOptions& options) {
   if (system == "pacl") {
     auto loaded = load_pacl<T>(ctx, checkpoint);
-    return std::make_unique<DensePacl<T>>(std::move(loaded.model), loaded.statistics, options.pacl);
+    return std::make_unique<DensePacl<T, Device>>(ctx, std::move(loaded.model), loaded.statistics, options.pacl);
   }
   auto loaded = load_clip<T>(ctx, checkpoint, options.activation);
   if (options.numerics == MaskclipNumerics::official) {
@@ -188,17 +220,18 @@ std::unique_ptr<segmentation::DenseModel> load_dense(Context<Cpu>& ctx, const st
   }
   MaskclipOptions maskclip = options.maskclip;
   maskclip.form = system == "maskclip-value" ? MaskclipForm::value : MaskclipForm::residual;
-  return std::make_unique<DenseMaskclip<T>>(std::move(loaded.model), loaded.statistics, maskclip,
-                                            options.maskclip_gate);
+  return std::make_unique<DenseMaskclip<T, Device>>(ctx, std::move(loaded.model), loaded.statistics, maskclip,
+                                                    options.maskclip_gate);
 }
 
 }  // namespace detail
 
-/// Loads a checkpoint (a folder, or one safetensors file) for dense prediction. Throws IoError or ValueError with a
-/// sentence.
-inline std::unique_ptr<segmentation::DenseModel> load_dense_model(Context<Cpu>& ctx,
-                                                                  const std::filesystem::path& checkpoint,
-                                                                  const DenseModelOptions& options = {}) {
+/// Loads a checkpoint (a folder, or one safetensors file) for dense prediction on the context's device. Throws IoError
+/// or ValueError with a sentence.
+template <class Device>
+std::unique_ptr<segmentation::DenseModel> load_dense_model(Context<Device>& ctx,
+                                                           const std::filesystem::path& checkpoint,
+                                                           const DenseModelOptions& options = {}) {
   const CheckpointDescription description = describe_checkpoint(checkpoint);
   const std::string& type = description.model_type;
   std::string system = options.system;

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include <tessera/core/context.hpp>
+#include <tessera/core/staging.hpp>
 #include <tessera/cuda/memory.hpp>
 
 namespace tessera {
@@ -34,6 +35,20 @@ struct Context<Cuda> {
         random{options.seed} {}
   /// Returns when all that was queued is done. Throws cuda::Fault for what a kernel did wrong.
   void synchronize() { stream->synchronize(); }
+};
+
+template <>
+class Staging<Cuda> {
+ public:
+  template <class T, int Rank>
+  Tensor<T, Rank, Cuda> operator()(Context<Cuda>& ctx, const Tensor<T, Rank>& host) {
+    Tensor<T, Rank, Cuda> copy(ctx, host.shape);
+    buffers_.copy_to_device(*ctx.stream, copy.data, host.data, size_t(copy.size()) * sizeof(T));
+    return copy;
+  }
+
+ private:
+  cuda::Staging buffers_;
 };
 
 }  // namespace tessera
