@@ -1,4 +1,6 @@
 // The emulator's own rules: meetings of lanes, order of memory, guards, copies, streams, counters, errors.
+#include <tessera/device/matmul.cuh>
+
 #include "simt/emulator_kernels.cuh"
 #include "support/catch.hpp"
 #include "support/kernels.hpp"
@@ -199,6 +201,70 @@ TEST_CASE("emulator: streams interleave as events allow", "[simt]") {
   own.synchronize();
   launch("double", rules::double_kernel, 1u, 4u, 0, usual, data.data);
   CHECK(to_host(data) == std::vector<float>(4, 4.0f));
+}
+
+TEST_CASE("emulator: a library's call is work of its stream, and its reads and writes are checked", "[simt]") {
+  // c = 2 x, x + 1 before and c * 2 after it, on other streams: the events order them, or nothing does.
+  const auto result = [](bool event_before, bool event_after, simt::Order order, uint64_t seed) {
+    const InOrder setting(order, seed);
+    auto first = std::make_shared<simt::Stream>(), second = std::make_shared<simt::Stream>();
+    Context<Simt> one({}, first), two({}, second);
+    auto x = Floats::from_host(one, {1}, std::vector<float>{1}), c = Floats::zeros(one, {1});
+    const auto scale = Floats::from_host(one, {1}, std::vector<float>{2});
+    const auto order_by_event = [](bool wanted, simt::Stream& from, simt::Stream& to) {
+      simt::Event event;
+      event.record(from);
+      if (wanted) to.wait(event);
+    };
+    launch("add_one", rules::add_one_kernel, 1u, 1u, 0, one, x.data);
+    order_by_event(event_before, *first, *second);
+    matmul_forward(two, c.reshape(Shape<2>{1, 1}), {}, x.reshape(Shape<2>{1, 1}), scale.reshape(Shape<2>{1, 1}), {});
+    order_by_event(event_after, *second, *first);
+    launch("double", rules::double_kernel, 1u, 1u, 0, one, c.data);
+    return to_host(c)[0];
+  };
+  for (uint64_t seed = 0; seed < 5; ++seed) CHECK(result(true, true, simt::Order::random, seed) == 8);
+  if (simt::checked()) {
+    for (simt::Order order : simt::all_orders)
+      REQUIRE_THROWS_WITH(result(true, false, order, 1), contains("no event or synchronisation between"));
+    REQUIRE_THROWS_WITH(
+        result(false, true, simt::Order::ascending, 1),
+        contains("matmul: race: the library's call reads 1 byte at matmul.hpp") &&
+            contains("byte 0 of a buffer of 4 bytes, which the unordered launch of add_one wrote at emulator_kernels"));
+    REQUIRE_THROWS_WITH(
+        result(true, false, simt::Order::ascending, 1),
+        contains("kernel double: race") && contains("which the unordered launch of matmul wrote at matmul.hpp"));
+    Context<Simt> ctx;
+    Tensor<float, 2, Simt> fresh(ctx, {3, 3});
+    const auto product = matmul(ctx, fresh, fresh);
+    REQUIRE_THROWS_WITH(ctx.synchronize(), contains("matmul: read of uninitialised memory"));
+  } else {
+    CHECK(result(false, true, simt::Order::descending, 1) == 4);  // x before it was added to
+    int early = 0;  // c was doubled before it was written
+    for (uint64_t seed = 0; seed < 20; ++seed) early += result(true, false, simt::Order::random, seed) != 8;
+    CHECK(early > 0);
+  }
+  // In place, into strided rows, and views that go too far.
+  Context<Simt> ctx;
+  auto data = Tensor<float, 2, Simt>::from_host(ctx, {2, 3}, std::vector<float>{1, 2, 3, 4, 5, 6});
+  const auto doubled = [&](const TensorView<float, 2, Simt>& view) {
+    simt::LibraryCall call("doubled");
+    call.reads(view);
+    call.writes(view);
+    call.queue(ctx, [=] {
+      Context<Cpu> host;
+      auto values = simt::fetch(host, view);
+      for (int64_t i = 0; i < values.size(); ++i) values.data[i] *= 2;
+      simt::put(view, values);
+    });
+  };
+  doubled(data.slice(1, 1, 3));
+  launch("add_one", rules::add_one_kernel, 1u, 6u, 0, ctx, data.data);
+  doubled(data.slice(1, 0, 1));
+  CHECK(to_host(data) == std::vector<float>{4, 5, 7, 10, 11, 13});
+  auto too_far = data.slice(1, 0, 1);
+  too_far.shape[0] = 3;
+  REQUIRE_ERROR(doubled(too_far), simt::Fault, "doubled: simt: a read of 4 bytes from byte 24 of a buffer of 24 bytes");
 }
 
 TEST_CASE("emulator: launches that CUDA refuses, and messages that repeat a run", "[simt]") {

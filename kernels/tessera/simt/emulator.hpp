@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <tessera/core/error.hpp>
+#include <tessera/simt/calls.hpp>
 
 namespace tessera::simt {
 
@@ -109,6 +110,17 @@ struct LaunchShape {
 /// where CUDA would refuse the launch.
 void queue_launch(Stream& stream, const char* name, const LaunchShape& shape, void (*start)(const void*),
                   const void* arguments, size_t bytes);
+
+/// Bytes that a call of a library touches, and where that is said.
+struct LibraryAccess {
+  const void* data;
+  size_t bytes;
+  bool written;
+  Site caller;
+};
+/// Queues work of the host's that stands for a library's call on the GPU (simt/library.hpp).
+void queue_library_call(Stream& stream, const char* name, std::vector<LibraryAccess> pieces,
+                        std::function<void()> work);
 
 void* allocate(size_t bytes);
 void release(void* data, Stream& stream) noexcept;

@@ -1,28 +1,34 @@
-// The matrix product on the Simt device. On a GPU it is the library's (cuBLASLt); here the Cpu implementation serves it
-// on copies in host memory, as a library call that waits for the work queued before it. What no library fuses, the
-// gradients of bias and activation, are kernels here as well.
+// The matrix product on the Simt device. On a GPU it is the library's (cuBLASLt); here the Cpu implementation serves
+// it, on copies, as a call that is queued on the context's stream. What no library fuses, the gradients of bias and
+// activation, are kernels here as well.
 #pragma once
 #include <tessera/kernels/bias_activation.cuh>
 #include <tessera/ops/matmul.hpp>
-#include <tessera/simt/device.hpp>
+#include <tessera/simt/library.hpp>
 
 namespace tessera {
 
 template <>
 struct Backend<op::matmul, Simt> {
   template <class C, class T>
-  static void run(Context<Simt>&, const detail::MatrixStack<C, Simt>& c, const detail::MatrixStack<const T, Simt>& a,
-                  const detail::MatrixStack<const T, Simt>& b, In<accumulate_t<C>, 1, Simt> bias,
-                  const MatmulOptions& options) {
-    Context<Cpu> host;
-    const auto a_host = to_host(host, a), b_host = to_host(host, b);
-    Tensor<accumulate_t<C>, 1> bias_host;
-    if (bias) bias_host = Tensor<accumulate_t<C>, 1>::from_host(host, bias.shape, tessera::to_host(bias));
-    Tensor<C, 3> c_host(host, {c.count, c.matrix.shape[0], c.matrix.shape[1]});
-    Backend<op::matmul, Cpu>::run<C, T>(host, as_stack<C>(c_host), as_stack<const T>(a_host), as_stack<const T>(b_host),
-                                        bias_host, options);
-    for_each_piece(c, [&](C* to, int64_t offset, int64_t count) {
-      Memory<Simt>::from_host(to, c_host.data + offset, size_t(count) * sizeof(C));
+  static void run(Context<Simt>& ctx, const detail::MatrixStack<C, Simt>& c,
+                  const detail::MatrixStack<const T, Simt>& a, const detail::MatrixStack<const T, Simt>& b,
+                  In<accumulate_t<C>, 1, Simt> bias, const MatmulOptions& options) {
+    const auto c_view = as_view(c);
+    const auto a_view = as_view(a), b_view = as_view(b);
+    simt::LibraryCall call("matmul");
+    call.reads(a_view);
+    call.reads(b_view);
+    call.reads(bias);
+    call.writes(c_view);
+    call.queue(ctx, [=] {
+      Context<Cpu> host;
+      const auto a_host = simt::fetch(host, a_view), b_host = simt::fetch(host, b_view);
+      const auto bias_host = simt::fetch(host, bias);
+      const Tensor<C, 3> c_host(host, c_view.shape);
+      Backend<op::matmul, Cpu>::run<C, T>(host, as_stack<C>(c_host), as_stack<const T>(a_host),
+                                          as_stack<const T>(b_host), bias_host, options);
+      simt::put(c_view, c_host);
     });
   }
 
@@ -38,25 +44,10 @@ struct Backend<op::matmul, Simt> {
   }
 
  private:
-  /// Calls visit(first element, its place in a dense copy, count) for the contiguous pieces of a stack: all of it where
-  /// it has no gaps, else its rows. What lies between rows is not the stack's, and may never have been written.
-  template <class T, class Visit>
-  static void for_each_piece(const detail::MatrixStack<T, Simt>& stack, Visit&& visit) {
-    const auto [rows, columns] = stack.matrix.shape;
-    const int64_t row = stack.matrix.strides[0];
-    const bool dense = (row == columns || rows == 1) && (stack.count == 1 || stack.stride == rows * columns);
-    if (dense) return visit(stack.matrix.data, 0, stack.count * rows * columns);
-    for (int64_t i = 0; i < stack.count; ++i)
-      for (int64_t r = 0; r < rows; ++r)
-        visit(stack.matrix.data + i * stack.stride + r * row, (i * rows + r) * columns, columns);
-  }
   template <class T>
-  static Tensor<T, 3> to_host(Context<Cpu>& host, const detail::MatrixStack<const T, Simt>& stack) {
-    Tensor<T, 3> copy(host, {stack.count, stack.matrix.shape[0], stack.matrix.shape[1]});
-    for_each_piece(stack, [&](const T* from, int64_t offset, int64_t count) {
-      Memory<Simt>::to_host(copy.data + offset, from, size_t(count) * sizeof(T));
-    });
-    return copy;
+  static TensorView<T, 3, Simt> as_view(const detail::MatrixStack<T, Simt>& stack) {
+    const auto [rows, columns] = stack.matrix.shape;
+    return {stack.matrix.data, {stack.count, rows, columns}, {stack.stride, stack.matrix.strides[0], 1}};
   }
   template <class T, class Copy>
   static detail::MatrixStack<T, Cpu> as_stack(const Copy& copy) {

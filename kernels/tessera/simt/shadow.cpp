@@ -111,6 +111,7 @@ struct Attempt {
   uint32_t place;
   bool shared;
 
+  const char* who() const { return machine.current ? "a thread " : "the library's call "; }
   const char* verb() const {
     return access == Access::read ? "reads" : access == Access::write ? "writes" : "changes atomically";
   }
@@ -131,8 +132,11 @@ struct Attempt {
     leave_block(what + " at " + words(place) + " [" + thread_name(thread) + "]");
   }
   [[noreturn]] void refuse(const std::string& kind, const std::string& more = "") const {
-    leave_block(kind + ": a thread " + verb() + sentence(" ", bytes, " bytes at ") + words(place) + ", " + where() +
-                more + " [" + thread_name(thread) + "]");
+    const std::string what = kind + ": " + who() + verb() +
+                             sentence(" ", bytes, bytes == 1 ? " byte at " : " bytes at ") + words(place) + ", " +
+                             where() + more;
+    if (!machine.current) throw Fault(what);
+    leave_block(what + " [" + thread_name(thread) + "]");
   }
 };
 
@@ -354,6 +358,15 @@ void check_compiled_access(const void* address, size_t bytes, Access access, con
   }
   check(attempt);
   if (settings().counters) count_request(thread, address, bytes, attempt.place, shared);
+}
+
+void check_library_access(const void* data, size_t bytes, Access access, Site caller) {
+  if (!shadow.enabled) return;
+  static Warp warp{};
+  static Thread thread{};  // a block of one
+  thread.warp = &warp;
+  const char* at = static_cast<const char*>(data);
+  for (size_t i = 0; i < bytes; ++i) check({thread, at + i, 1, access, place_of(caller), false});
 }
 
 void shadow_open_shared(const void* data, size_t bytes) {

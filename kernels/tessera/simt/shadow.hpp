@@ -20,6 +20,8 @@ void check_access(Thread& thread, const void* address, size_t bytes, Access acce
                   Count count = Count::yes);
 /// The same for a load or store in compiled code, which returns to `return_address`.
 void check_compiled_access(const void* address, size_t bytes, Access access, const void* return_address);
+/// The same for bytes of device memory that the library's call that runs touches. Throws Fault.
+void check_library_access(const void* data, size_t bytes, Access access, Site caller);
 
 // ---- what the shadow must be told; nothing happens in the plain flavour ----
 void shadow_open_shared(const void* data, size_t bytes);   // uninitialised, accessible

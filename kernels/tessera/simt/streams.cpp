@@ -188,22 +188,42 @@ const Ran* find_ran(uint32_t epoch) {
   return after == ran.begin() ? nullptr : &*std::prev(after);
 }
 
-void start_launch(const Launch& launch) {
+/// Notes that the work that now runs begins, and names it in what goes wrong.
+template <class F>
+void run_named(const std::string& name, const std::string& kind, F&& run) {
   Queues& q = queues();
   // Ordered after all that ran before? Then the detector need not ask again and again.
   bool concurrent = false;
   for (const Ran& earlier : q.ran) concurrent |= entry(q.running->after, earlier.stream) < earlier.number;
-  q.ran.push_back({machine.epoch + 1, q.running->stream, q.running->number, launch.name});
+  q.ran.push_back({machine.epoch + 1, q.running->stream, q.running->number, name});
   shadow_begin_launch(concurrent);
   try {
-    run_launch(launch);
+    run();
   } catch (const Fault& found) {
     std::string how = sentence("; order ", order_name(settings().order));
     if (settings().order == Order::random)
       how += sentence(", seed ", settings().seed,
                       " (again with TESSERA_SIMT_ORDER=random TESSERA_SIMT_SEED=", settings().seed, ")");
-    throw Fault(sentence("kernel ", launch.name, ": ", found.what(), how));
+    throw Fault(sentence(kind, name, ": ", found.what(), how));
   }
+}
+
+void expect_pieces(const std::vector<detail::LibraryAccess>& pieces) {
+  for (const auto& piece : pieces) heap_expect(piece.data, piece.bytes, piece.written ? "a write" : "a read");
+}
+
+/// The call is a launch of one block of one thread in the race detector's eyes.
+void start_library_call(const char* name, const std::vector<detail::LibraryAccess>& pieces,
+                        const std::function<void()>& work) {
+  run_named(name, "", [&] {
+    expect_pieces(pieces);
+    static const Launch launch{"", {{1, 1, 1}, {1, 1, 1}, 0}, nullptr, {}};
+    machine.launch = &launch;
+    machine.launch_epoch = machine.block_epoch = ++machine.epoch;
+    for (const auto& piece : pieces)
+      check_library_access(piece.data, piece.bytes, piece.written ? Access::write : Access::read, piece.caller);
+    work();
+  });
 }
 
 Settings settings_from_environment() {
@@ -296,7 +316,20 @@ void queue_launch(Stream& stream, const char* name, const LaunchShape& shape, vo
   require<Fault>(shared_bytes <= most_launched_shared, what, shared_bytes,
                  " bytes of shared memory asked for, but a block can have at most ", most_launched_shared);
   const auto* first = static_cast<const unsigned char*>(arguments);
-  queue_work(stream.number(), [launch = Launch{name, shape, start, {first, first + bytes}}] { start_launch(launch); });
+  queue_work(stream.number(), [launch = Launch{name, shape, start, {first, first + bytes}}] {
+    run_named(launch.name, "kernel ", [&] { run_launch(launch); });
+  });
+}
+
+void queue_library_call(Stream& stream, const char* name, std::vector<LibraryAccess> pieces,
+                        std::function<void()> work) {
+  try {
+    expect_pieces(pieces);
+  } catch (const Fault& found) {
+    throw Fault(sentence(name, ": ", found.what()));
+  }
+  queue_work(stream.number(),
+             [name, pieces = std::move(pieces), work = std::move(work)] { start_library_call(name, pieces, work); });
 }
 
 void* allocate(size_t bytes) { return heap_allocate(bytes); }
