@@ -17,6 +17,7 @@
 #include <functional>
 #include <utility>
 
+#include <tessera/core/tensor.hpp>
 #include <tessera/simt/calls.hpp>
 #include <tessera/simt/device.hpp>
 
