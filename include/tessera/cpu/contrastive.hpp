@@ -205,7 +205,8 @@ struct Backend<op::contrastive, Cpu> {
   }
 
   /// Turns one row of products into gradients of the products, in place; columns' log-sum-exps are null for the loss
-  /// over rows alone. Returns the sum of logit times gradient of the logit.
+  /// over rows alone. Returns the sum of logit times gradient of the logit, each logit less its log-sum-exp: gradients
+  /// of a row (and of a column) sum to 0, so that the total is the same, but large logits no longer cancel.
   template <class A>
   static A logit_gradients(A* row, int64_t columns, int64_t label, A scale, A weight, A row_log_sum_exp,
                            const A* column_log_sum_exp) {
@@ -216,22 +217,24 @@ struct Backend<op::contrastive, Cpu> {
 #pragma omp simd reduction(+ : dot)
       for (int64_t j = 0; j < columns; ++j) {
         const A logit = scale * row[j];
-        const A d = weight * (math::exp(logit - row_log_sum_exp) + math::exp(logit - column_log_sum_exp[j]));
-        dot += logit * d;
-        row[j] = scale * d;
+        const A of_row = logit - row_log_sum_exp, of_column = logit - column_log_sum_exp[j];
+        const A d_row = weight * math::exp(of_row), d_column = weight * math::exp(of_column);
+        dot += of_row * d_row + of_column * d_column;
+        row[j] = scale * (d_row + d_column);
       }
     } else {
 #pragma omp simd reduction(+ : dot)
       for (int64_t j = 0; j < columns; ++j) {
-        const A logit = scale * row[j], d = weight * math::exp(logit - row_log_sum_exp);
-        dot += logit * d;
+        const A of_row = scale * row[j] - row_log_sum_exp, d = weight * math::exp(of_row);
+        dot += of_row * d;
         row[j] = scale * d;
       }
     }
     if (holds_label) {
-      const A certain = (column_log_sum_exp ? A(2) : A(1)) * weight;
-      dot -= scale * own * certain;
-      row[label] -= scale * certain;
+      const A logit = scale * own;
+      dot -= weight * (logit - row_log_sum_exp);
+      if (column_log_sum_exp) dot -= weight * (logit - column_log_sum_exp[label]);
+      row[label] -= scale * (column_log_sum_exp ? A(2) : A(1)) * weight;
     }
     return dot;
   }

@@ -159,7 +159,8 @@ struct ContrastiveGradient {
 };
 
 /// Gradients of the products image textᵀ of rows from `first_strip_row` on: strip [.., stride], zero in the columns
-/// from `columns` to `stride`; may be null. dots [row tiles, column tiles]: sums of logit times its gradient.
+/// from `columns` to `stride`; may be null. dots [row tiles, column tiles]: sums of logit times its gradient, each logit
+/// less its log-sum-exp, which changes nothing in the total (a row's and a column's gradients sum to 0) but its rounding.
 template <class T, class S>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
     contrastive_gradient_kernel(S* strip, double* dots, ContrastiveLogits<T> p, ContrastiveGradient g,
@@ -179,11 +180,15 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
   const auto gradient = [&](float product, int64_t row, int64_t column) {
     if (row >= p.rows || column >= p.columns) return 0.0f;
     const float logit = scale * product, certain = column == p.first_label + row ? 1.0f : 0.0f;
-    float d = expf(logit - g.row_log_sum_exp[row]) - certain;
-    if (g.column_log_sum_exp) d += expf(logit - g.column_log_sum_exp[column]) - certain;
-    d *= weight;
-    dot += logit * d;
-    return scale * d;
+    const float of_row = logit - g.row_log_sum_exp[row];
+    float d = expf(of_row) - certain;
+    dot += of_row * d;
+    if (g.column_log_sum_exp) {
+      const float of_column = logit - g.column_log_sum_exp[column], d_column = expf(of_column) - certain;
+      dot += of_column * d_column;
+      d += d_column;
+    }
+    return scale * weight * d;
   };
   tile.for_each_pair([&](float left, float right, int tile_row, int tile_column) {
     const int64_t row = first_row + tile_row, column = first_column + tile_column;
@@ -192,7 +197,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
     pair[1] = narrow<S>(gradient(right, row, column + 1));
     if (strip && row < p.rows && column < stride) store_pack(strip + (row - first_strip_row) * stride + column, pair);
   });
-  const double sum = block_sum_double<threads>(double(dot), scratch);
+  const double sum = block_sum_double<threads>(double(weight * dot), scratch);
   if (threadIdx.x == 0) dots[first_row / Traits::rows * column_tiles + blockIdx.x % column_tiles] = sum;
 }
 
