@@ -61,8 +61,8 @@ struct SemanticGroupConfig {
 /// What random numbers a pass takes. Neither: evaluation.
 template <class T, class Device = Cpu>
 struct AssignmentNoise {
-  std::optional<RandomStream> stream = {};  ///< Gumbel noise is drawn from here
-  Tensor<T, 3, Device> gumbel = {};         ///< or given [B, N, G]
+  std::optional<RandomStream> stream = {};         ///< Gumbel noise is drawn from here
+  Tensor<accumulate_t<T>, 3, Device> gumbel = {};  ///< or given [B, N, G]
 
   explicit operator bool() const { return stream || gumbel; }
 };

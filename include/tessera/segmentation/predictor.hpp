@@ -29,10 +29,13 @@ using data::LabelMap;
 
 /// What a system makes of one normalised, padded image.
 struct DenseScores {
-  PatchGrid grid;
-  Tensor<float, 2> patch_embeddings;  ///< [P, E], of length 1
+  PatchGrid grid;                     ///< of the scores: the image's patches, or its pixels
+  Tensor<float, 2> patch_embeddings;  ///< [P, E], of length 1, or absent
   Tensor<float, 2> scores;            ///< [P, N]: cosines (after key smoothing: weighted probabilities)
   Tensor<float, 1> gate;              ///< [N], or absent: added to the scores of the whole image before the argmax
+  bool of_pixels = false;             ///< scores lie on pixels, not on patches
+  /// [H, W], or absent: the group that each pixel of the image (padded, as it was given) belongs to.
+  Tensor<uint16_t, 2> groups = {};
 };
 
 /// A model that scores patches against texts, whichever system and element type it has.
@@ -54,6 +57,11 @@ class DenseModel {
   virtual int64_t image_size() const = 0;  ///< side of the pictures that it was trained on
   virtual int64_t patch_size() const = 0;
   virtual int64_t stride() const { return patch_size(); }  ///< pixels from patch to patch
+  virtual int groups() const { return 0; }                 ///< that patches are gathered into; 0: they are not
+  /// Whether scores have a last row more than classes were given: the background's.
+  virtual bool scores_background() const { return false; }
+  /// Side of the windows in which the published evaluation sees pictures; 0: at once.
+  virtual int64_t usual_window() const { return 0; }
   /// Tokens of a text, at most; ids have as many columns.
   virtual int64_t context_length() const = 0;
   /// Rows of the token table; ids lie below.
@@ -77,7 +85,9 @@ struct ScoreMap {
   Tensor<float, 3> scores;            ///< [N, h, w]
   Tensor<float, 3> gate;              ///< [N, 1, 1] or [N, h, w], or absent: added before the argmax
   Tensor<float, 3> patch_embeddings;  ///< [h, w, E], or absent (windows)
-  double first = 0, spacing = 1;      ///< centre of cell 0 and distance of cells, in pixels of the resized picture
+  /// Of the resized picture, or empty: the group of each pixel. Windows count their groups apart.
+  LabelMap groups;
+  double first = 0, spacing = 1;  ///< centre of cell 0 and distance of cells, in pixels of the resized picture
   data::Size resized, original;
 };
 
@@ -116,6 +126,13 @@ inline Tensor<float, 3> as_planes(Context<Cpu>& ctx, const Tensor<float, 2>& sco
   return planes;
 }
 
+/// Writes the groups of a window's pixels into the whole picture's; numbers go on from `offset`.
+inline void add_groups(LabelMap& all, const Tensor<uint16_t, 2>& groups, const Box& box, int offset) {
+  if (all.labels.empty()) return;
+  for (int y = 0; y < box.height(); ++y)
+    for (int x = 0; x < box.width(); ++x) all.at(box.left + x, box.top + y) = uint16_t(groups(y, x) + offset);
+}
+
 /// Where pixels that are `scale` resized pixels wide lie on a grid of cells.
 inline AxisSampling pixels_on_cells(double first, double spacing, double scale) {
   return AxisSampling::centres(first, spacing, 0.5 * scale, scale);
@@ -143,29 +160,41 @@ inline ScoreMap score_picture(Context<Cpu>& ctx, const DenseModel& model,
               " model gave a score that is not a number; its weights hold NaN or infinite values, or overflow");
     return dense;
   };
-  const double first = 0.5 * double(model.patch_size()), spacing = double(model.stride());
+  const auto first = [&](const DenseScores& dense) { return dense.of_pixels ? 0.5 : 0.5 * double(model.patch_size()); };
+  const auto spacing = [&](const DenseScores& dense) { return dense.of_pixels ? 1.0 : double(model.stride()); };
+  const auto begin_groups = [&](const DenseScores& dense) {
+    if (dense.groups) map.groups = LabelMap(map.resized.width, map.resized.height);
+  };
   if (options.window == 0) {
     const DenseScores dense = score(resized);
-    map.first = first;
-    map.spacing = spacing;
+    map.first = first(dense);
+    map.spacing = spacing(dense);
+    begin_groups(dense);
+    detail::add_groups(map.groups, dense.groups, {0, 0, map.resized.width, map.resized.height}, 0);
     map.scores = detail::as_planes(ctx, dense.scores, dense.grid);
     if (dense.gate) map.gate = dense.gate.reshaped(Shape<3>{dense.gate.shape[0], 1, 1});
-    map.patch_embeddings =
-        dense.patch_embeddings.reshaped(Shape<3>{dense.grid.height, dense.grid.width, dense.patch_embeddings.shape[1]});
+    if (dense.patch_embeddings && !dense.of_pixels)
+      map.patch_embeddings = dense.patch_embeddings.reshaped(
+          Shape<3>{dense.grid.height, dense.grid.width, dense.patch_embeddings.shape[1]});
     return map;
   }
-  const int64_t classes = class_embeddings.shape[0];
   const int stride = options.window_stride > 0 ? options.window_stride : std::max(1, options.window / 2);
   const int height = map.resized.height, width = map.resized.width;
-  WindowAverage scores(ctx, classes, height, width);
-  std::optional<WindowAverage> gates;
+  std::optional<WindowAverage> scores, gates;
+  int windows = 0;
   for (const Box& box : sliding_windows(width, height, options.window, stride)) {
     const DenseScores dense = score(data::crop(resized, box));
+    const int64_t classes = dense.scores.shape[1];  // the model may score a background of its own
+    if (!scores) {
+      scores.emplace(ctx, classes, height, width);
+      begin_groups(dense);
+    }
+    detail::add_groups(map.groups, dense.groups, box, windows++ * model.groups());
     const auto planes = detail::as_planes(ctx, dense.scores, dense.grid);
-    const auto axis = detail::pixels_on_cells(first, spacing, 1);
+    const auto axis = detail::pixels_on_cells(first(dense), spacing(dense), 1);
     const auto upsampled = interpolate(ctx, planes.reshape(Shape<4>{1, classes, dense.grid.height, dense.grid.width}),
                                        {box.height(), box.width()}, {.rows = axis, .columns = axis});
-    scores.add(box, upsampled.select(0, 0));
+    scores->add(box, upsampled.select(0, 0));
     if (!dense.gate) continue;
     if (!gates) gates.emplace(ctx, classes, height, width);
     Tensor<float, 3> constant(ctx, {classes, box.height(), box.width()});
@@ -174,7 +203,7 @@ inline ScoreMap score_picture(Context<Cpu>& ctx, const DenseModel& model,
     gates->add(box, constant);
   }
   map.first = 0.5;
-  map.scores = scores.mean();
+  map.scores = scores->mean();
   if (gates) map.gate = gates->mean();
   return map;
 }

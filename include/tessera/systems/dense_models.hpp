@@ -12,6 +12,8 @@
 #include <tessera/segmentation/predictor.hpp>
 #include <tessera/systems/maskclip.hpp>
 #include <tessera/systems/pacl.hpp>
+#include <tessera/systems/segclip_checkpoint.hpp>
+#include <tessera/systems/segclip_readout.hpp>
 
 namespace tessera::systems {
 
@@ -168,14 +170,74 @@ class DensePacl : public TwoTowers<T, Device, Pacl<T, Device>> {
 
 }  // namespace detail
 
+namespace detail {
+
+template <class T, class Device>
+class DenseSegclip : public TwoTowers<T, Device, Segclip<T, Device>> {
+ public:
+  DenseSegclip(const Context<Device>& device, Segclip<T, Device> model, const data::ImageStatistics& statistics,
+               const SegclipReadout& readout)
+      : TwoTowers<T, Device, Segclip<T, Device>>(device, std::move(model), statistics), readout_(readout) {}
+
+  std::string system() const override { return readout_.form == SegclipForm::cosine ? "segclip-cosine" : "segclip"; }
+  int groups() const override { return int(this->model_.config.group.centres); }
+  bool scores_background() const override { return readout_.form == SegclipForm::official && readout_.background > 0; }
+  int64_t usual_window() const override { return this->image_size(); }
+  segmentation::DenseScores score(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                                  const TensorView<const float, 2>& class_embeddings) const override {
+    return segclip_scores(ctx, embed(ctx, image), image.shape[2], image.shape[3], class_embeddings, this->scale(),
+                          readout_);
+  }
+  Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,
+                               const TensorView<const float, 2>& class_embeddings) const override {
+    return matmul(ctx, embed(ctx, image).image, class_embeddings, {}, {.transpose_b = true})
+        .reshaped(Shape<1>{class_embeddings.shape[0]});
+  }
+
+ private:
+  SegclipEmbeddings embed(Context<Cpu>& ctx, const Tensor<float, 4>& image) const {
+    Tape<Device> tape(this->device(ctx), false);
+    const Variable<T, 4, Device> input(this->input(ctx, image));
+    const auto features = this->model_.encode_image(tape, input);
+    const auto regions = this->to_floats(ctx, features.regions.value());
+    const auto logits = this->to_floats(ctx, features.logits.value());
+    return {l2_normalise(ctx, view(this->to_floats(ctx, features.image.value()))),
+            l2_normalise(ctx, view(regions.reshaped(Shape<2>{regions.shape[1], regions.shape[2]}))),
+            logits.reshaped(Shape<2>{logits.shape[1], logits.shape[2]}),
+            this->model_.visual.grid(image.shape[2], image.shape[3])};
+  }
+
+  SegclipReadout readout_;
+};
+
+/// Whether a config.json's model_type is one that tessera writes.
+inline bool is_model_type(const std::string& type) { return type == "clip" || type == "pacl" || type == "segclip"; }
+/// What the model_type in config.json is segmented by where nothing else is asked for.
+inline std::string usual_system(const std::string& model_type) {
+  return model_type.empty() || model_type == "clip" ? "maskclip" : model_type;
+}
+/// The model_type of the checkpoints that a system reads.
+inline std::string model_type_of(const std::string& system) {
+  if (system.starts_with("maskclip")) return "clip";
+  return system.starts_with("segclip") ? "segclip" : system;
+}
+
+}  // namespace detail
+
+/// The names of systems, beside auto.
+inline constexpr std::array<const char*, 5> dense_systems = {"maskclip", "maskclip-value", "pacl", "segclip",
+                                                             "segclip-cosine"};
+
 struct DenseModelOptions {
-  std::string system = "auto";  ///< maskclip, maskclip-value, pacl; auto: what config.json's model_type names
-  Dtype dtype = Dtype::f32;     ///< of weights and activations: f32 or bf16
+  /// maskclip, maskclip-value, pacl, segclip, segclip-cosine; auto: what config.json's model_type names
+  std::string system = "auto";
+  Dtype dtype = Dtype::f32;                   ///< of weights and activations: f32 or bf16
   std::optional<Activation> activation = {};  ///< where the checkpoint does not tell it
   MaskclipNumerics numerics = MaskclipNumerics::clip;
   MaskclipOptions maskclip = {};  ///< its form follows from `system`
   double maskclip_gate = 0;       ///< factor on the image's own cosine, added to every patch's
   PaclReadout pacl = {};
+  SegclipReadout segclip = {};  ///< its form follows from `system`
 };
 
 /// What a checkpoint says about itself in config.json.
@@ -213,6 +275,12 @@ std::unique_ptr<segmentation::DenseModel> load_dense(Context<Device>& ctx, const
     auto loaded = load_pacl<T>(ctx, checkpoint);
     return std::make_unique<DensePacl<T, Device>>(ctx, std::move(loaded.model), loaded.statistics, options.pacl);
   }
+  if (model_type_of(system) == "segclip") {
+    auto loaded = load_segclip<T>(ctx, checkpoint);
+    SegclipReadout readout = options.segclip;
+    readout.form = system == "segclip-cosine" ? SegclipForm::cosine : SegclipForm::official;
+    return std::make_unique<DenseSegclip<T, Device>>(ctx, std::move(loaded.model), loaded.statistics, readout);
+  }
   auto loaded = load_clip<T>(ctx, checkpoint, options.activation);
   if (options.numerics == MaskclipNumerics::official) {
     loaded.model = with_official_numerics(std::move(loaded.model));
@@ -236,20 +304,24 @@ std::unique_ptr<segmentation::DenseModel> load_dense_model(Context<Device>& ctx,
   const std::string& type = description.model_type;
   std::string system = options.system;
   if (system == "auto") {
-    require<IoError>(type.empty() || type == "clip" || type == "pacl", (description.folder / "config.json").string(),
-                     ": model_type is \"", type, "\"; known are clip and pacl (or name the --system that reads it)");
-    system = type == "pacl" ? "pacl" : "maskclip";
+    require<IoError>(type.empty() || detail::is_model_type(type), (description.folder / "config.json").string(),
+                     ": model_type is \"", type,
+                     "\"; known are clip, pacl and segclip (or name the --system that reads it)");
+    system = detail::usual_system(type);
   }
-  require(system == "maskclip" || system == "maskclip-value" || system == "pacl", "there is no system '", system,
-          "'; there are auto, maskclip, maskclip-value and pacl");
-  require(system == "pacl" ? type == "pacl" : type != "pacl", "the checkpoint ", checkpoint.string(), " is ",
-          type.empty() ? "of a type that no config.json tells" : "a \"" + type + "\"", ", which --system ", system,
-          " does not read; leave --system at auto");
-  const bool pacl = system == "pacl";
-  require(!pacl || (options.maskclip.key_smoothing == 0 && options.maskclip.prompt_denoising == 0 &&
-                    options.numerics == MaskclipNumerics::clip && !options.activation),
+  require(std::find(dense_systems.begin(), dense_systems.end(), system) != dense_systems.end(), "there is no system '",
+          system,
+          "'; there are auto, maskclip, maskclip-value, pacl, segclip and "
+          "segclip-cosine");
+  const std::string wanted = detail::model_type_of(system);
+  // CLIPs come under many types, or under none.
+  require(wanted == "clip" ? !detail::is_model_type(type) || type == "clip" : type == wanted, "the checkpoint ",
+          checkpoint.string(), " is ", type.empty() ? "of a type that no config.json tells" : "a \"" + type + "\"",
+          ", which --system ", system, " does not read; leave --system at auto");
+  require(wanted == "clip" || (options.maskclip.key_smoothing == 0 && options.maskclip.prompt_denoising == 0 &&
+                               options.numerics == MaskclipNumerics::clip && !options.activation),
           "key smoothing, prompt denoising, --numerics and --activation belong to CLIPs; the checkpoint ",
-          checkpoint.string(), " is a \"pacl\"");
+          checkpoint.string(), " is a \"", wanted, "\"");
   require(options.dtype == Dtype::f32 || options.dtype == Dtype::bf16, "models run in f32 or bf16, not ",
           dtype_name(options.dtype));
   return options.dtype == Dtype::bf16 ? detail::load_dense<bfloat16>(ctx, checkpoint, system, options)
