@@ -292,6 +292,17 @@ std::unique_ptr<segmentation::DenseModel> load_dense(Context<Device>& ctx, const
                                                     options.maskclip_gate);
 }
 
+#if defined(TESSERA_COMPILED_MODELS)  // by files of their own, once for all programs of a build (cmake/models_*.cpp)
+extern template std::unique_ptr<segmentation::DenseModel> load_dense<float, Cpu>(Context<Cpu>&,
+                                                                                 const std::filesystem::path&,
+                                                                                 const std::string&,
+                                                                                 const DenseModelOptions&);
+extern template std::unique_ptr<segmentation::DenseModel> load_dense<bfloat16, Cpu>(Context<Cpu>&,
+                                                                                    const std::filesystem::path&,
+                                                                                    const std::string&,
+                                                                                    const DenseModelOptions&);
+#endif
+
 }  // namespace detail
 
 /// Loads a checkpoint (a folder, or one safetensors file) for dense prediction on the context's device. Throws IoError
