@@ -12,16 +12,21 @@
 
 #include "segmentation_options.hpp"
 
-namespace {
+namespace examples {
 
-using namespace examples;
-
-struct Options {
+struct EvaluateOptions {
   SegmentationOptions segmentation;
   std::string images, labels, split, image_suffix, label_suffix = ".png", rule = "mmsegmentation", output;
   bool raw_labels = false;
   int64_t limit = 0;
 };
+
+}  // namespace examples
+
+namespace {
+
+using namespace examples;
+using Options = EvaluateOptions;
 
 struct Sample {
   std::string id;
@@ -165,7 +170,8 @@ void run(const Options& options) {
   const auto samples = find_samples(options);
   require_writable(options.output);
   Context<Cpu> ctx;
-  const Segmenter segmenter = make_segmenter(ctx, options.segmentation);
+  Context<ThisDevice> device;
+  const Segmenter segmenter = make_segmenter(ctx, device, options.segmentation);
   const auto given = segmentation::load_class_list(options.segmentation.classes);
   tessera::require(segmenter.list.size() == given.size(), "--background puts a class before the ", given.size(), " of ",
                    options.segmentation.classes,
@@ -198,8 +204,11 @@ void run(const Options& options) {
   std::printf("written to %s\n", options.output.c_str());
 }
 
+const Devices<Options> on_this_device(ThisDevice{}, run);
+
 }  // namespace
 
+#if !defined(EXAMPLES_SECOND_DEVICE)
 int main(int argc, char** argv) {
   Options options;
   CLI::App app{
@@ -232,5 +241,6 @@ int main(int argc, char** argv) {
   app.add_option("--limit", options.limit, "only the first N pictures")
       ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
   app.add_option("--output", options.output, "the scores and settings as JSON");
-  return run_program(app, argc, argv, "evaluate", [&] { run(options); });
+  return run_program(app, argc, argv, "evaluate", [&] { Devices<Options>::run(options.segmentation.device, options); });
 }
+#endif

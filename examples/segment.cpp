@@ -10,14 +10,19 @@
 
 #include "segmentation_options.hpp"
 
-namespace {
+namespace examples {
 
-using namespace examples;
-
-struct Options {
+struct SegmentOptions {
   SegmentationOptions segmentation;
   std::string image, output, labels, scores;
 };
+
+}  // namespace examples
+
+namespace {
+
+using namespace examples;
+using Options = SegmentOptions;
 
 /// A picture at least 320 pixels wide, so that a legend fits below it, and its labels with it.
 void enlarge_small(data::Image& picture, data::LabelMap& labels) {
@@ -127,7 +132,8 @@ void run(const Options& options) {
   }
   require_distinct(results, pictures);
   Context<Cpu> ctx;
-  const Segmenter segmenter = make_segmenter(ctx, options.segmentation);
+  Context<ThisDevice> device;
+  const Segmenter segmenter = make_segmenter(ctx, device, options.segmentation);
   std::optional<tessera::train::Progress> progress;
   if (many) progress.emplace("segmenting", int64_t(pictures.size()), "pictures");
   std::vector<std::string> damaged;
@@ -167,8 +173,11 @@ void run(const Options& options) {
       " pictures could not be read; the first: ", damaged.empty() ? std::string() : damaged.front());
 }
 
+const Devices<Options> on_this_device(ThisDevice{}, run);
+
 }  // namespace
 
+#if !defined(EXAMPLES_SECOND_DEVICE)
 int main(int argc, char** argv) {
   Options options;
   CLI::App app{
@@ -193,5 +202,6 @@ int main(int argc, char** argv) {
   app.add_option("--save-scores", options.scores,
                  "a safetensors file with scores [classes, h, w], patch_embeddings [h, w, d] and text_embeddings "
                  "[classes, d]; a folder for a folder");
-  return run_program(app, argc, argv, "segment", [&] { run(options); });
+  return run_program(app, argc, argv, "segment", [&] { Devices<Options>::run(options.segmentation.device, options); });
 }
+#endif

@@ -10,6 +10,7 @@
 #include <tessera/systems/dense_models.hpp>
 
 #include "common.hpp"
+#include "devices.hpp"
 
 namespace examples {
 
@@ -96,6 +97,7 @@ struct SegmentationOptions {
   ModelOptions model;
   std::string classes, system = "auto", numerics = "clip";
   segmentation::PredictorOptions predictor;
+  std::string device = "cpu";
   double background = 0, key_smoothing = 0, prompt_denoising = 0;
   std::optional<double> gate;
   int64_t patch_stride = 0;
@@ -138,6 +140,7 @@ struct SegmentationOptions {
     app.add_option("--patch-stride", patch_stride,
                    "pixels from patch to patch (default: pacl half the patch size, maskclip the patch size)")
         ->check(CLI::Range(int64_t(1), int64_t(1024)));
+    add_device(app, device);
   }
 };
 
@@ -158,9 +161,11 @@ struct Segmenter {
   }
 };
 
+/// A segmenter whose model computes on the device of `device`; its classes and maps lie in host memory, from `ctx`.
 /// With --background, the background is the list's own background class, its class of that name, or one put before all
 /// others (label 0). No text is asked for it.
-inline Segmenter make_segmenter(Context<Cpu>& ctx, const SegmentationOptions& options) {
+template <class Device>
+Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const SegmentationOptions& options) {
   use_threads(options.model.threads);
   tessera::require(options.predictor.window_stride == 0 || options.predictor.window > 0, "--stride ",
                    options.predictor.window_stride, " needs --window N");
@@ -180,7 +185,7 @@ inline Segmenter make_segmenter(Context<Cpu>& ctx, const SegmentationOptions& op
   dense.maskclip.patch_stride = options.patch_stride;
   dense.maskclip_gate = options.gate.value_or(0);
   dense.pacl = {options.patch_stride, options.gate.value_or(1)};
-  segmenter.model = systems::load_dense_model(ctx, options.model.checkpoint, dense);
+  segmenter.model = systems::load_dense_model(device, options.model.checkpoint, dense);
 
   auto& list = segmenter.list;
   int background = -1;

@@ -15,9 +15,12 @@ using namespace tessera;
 
 namespace {
 
-void run(const examples::TrainingOptions& options) {
-  examples::use_threads(options.threads);
-  Context<Cpu> ctx({.seed = options.training.seed});
+/// T: of weights and activations.
+template <class T, class Device>
+void train_on(const examples::TrainingOptions& options) {
+  Context<Cpu> host;  // of what is made on the host: pictures, token ids
+  Context<Device> ctx({.seed = options.training.seed});
+  Staging<Device> stage;
 
   // The captions and a vocabulary learned from them.
   const auto captioned = options.open();
@@ -25,35 +28,43 @@ void run(const examples::TrainingOptions& options) {
   const auto tokenizer =
       train::learn_vocabulary(*captioned.source, prompts, options.vocabulary, options.context_length);
 
-  auto model = systems::make_clip<float>(
-      ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)}, nn::Initialisation::xavier);
+  auto model = systems::make_clip<T>(ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)},
+                                     nn::Initialisation::xavier);
   std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n",
               static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
               static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)));
 
-  train::Batches batches(ctx, captioned.source, options.batches());
-  const auto encode = [&](Tape<Cpu>& tape, const std::vector<std::string>& texts) {
-    return l2_normalise(tape, model.encode_text(tape, train::tokenize(ctx, tokenizer, texts)));
+  train::Batches batches(host, captioned.source, options.batches());
+  const auto encode_images = [&](Tape<Device>& tape, const train::Batch& batch) {
+    const Variable<T, 4, Device> images(convert<T>(ctx, stage(ctx, batch.images)));
+    return l2_normalise(tape, model.encode_image(tape, images));
+  };
+  const auto encode_texts = [&](Tape<Device>& tape, const std::vector<std::string>& texts) {
+    const auto ids = train::tokenize(host, tokenizer, texts);
+    const auto input = nn::text_input(host, ids, tokenizer.end_of_text());
+    return l2_normalise(tape, model.encode_text(tape, nn::on_device(ctx, stage, input)));
   };
   // The paper's loss: one caption an image.
-  const auto plain_loss = [&](Tape<Cpu>& tape, int64_t step) {
+  const auto plain_loss = [&](Tape<Device>& tape, int64_t step) {
     const train::Batch batch = batches(step);
-    const auto images = l2_normalise(tape, model.encode_image(tape, Variable<float, 4>(batch.images)));
-    return contrastive(tape, images, encode(tape, batch.captions), model.logit_scale);
+    const auto images = encode_images(tape, batch);
+    return contrastive(tape, images, encode_texts(tape, batch.captions), model.logit_scale);
   };
   // Several texts an image.
   std::optional<data::NounFinder> finder;
   if (!captioned.nouns.empty()) finder.emplace(captioned.nouns, true);
   const train::TextBatchOptions texts_options{.exclude_implied = !options.keep_implied,
                                               .prompt = [&](int noun) { return prompts[size_t(noun)]; }};
-  const auto noun_loss = [&](Tape<Cpu>& tape, int64_t step) {
+  const auto noun_loss = [&](Tape<Device>& tape, int64_t step) {
     const train::Batch batch = batches(step);
-    const auto texts = train::make_text_batch(ctx, batch.captions, *finder, texts_options, ctx.random.draw());
-    const auto images = l2_normalise(tape, model.encode_image(tape, Variable<float, 4>(batch.images)));
-    auto distinct = encode(tape, texts.captions);
-    if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode(tape, texts.prompts));
-    const auto cosines = matmul(tape, images, embedding(tape, distinct, texts.rows), {}, {.transpose_b = true});
-    return multi_text_contrastive(tape, cosines, texts.owner, texts.excluded, model.logit_scale);
+    const auto texts = train::make_text_batch(host, batch.captions, *finder, texts_options, ctx.random.draw());
+    const auto images = convert<float>(tape, encode_images(tape, batch));
+    auto distinct = encode_texts(tape, texts.captions);
+    if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode_texts(tape, texts.prompts));
+    const auto each = embedding(tape, convert<float>(tape, distinct), stage(ctx, texts.rows));
+    const auto cosines = matmul(tape, images, each, {}, {.transpose_b = true});
+    return multi_text_contrastive(tape, cosines, stage(ctx, texts.owner), stage(ctx, texts.excluded),
+                                  model.logit_scale);
   };
 
   const auto save = [&](const std::filesystem::path& folder) {
@@ -63,7 +74,7 @@ void run(const examples::TrainingOptions& options) {
   train::Trainer trainer(ctx, model, options.trainer());
   const auto after_step = [&](int64_t step, double) -> io::Json {
     if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
-    return {{"logit_scale", std::exp(model.logit_scale.value().data[0])}};
+    return examples::logit_scale_of(model);
   };
   const bool finished = finder ? trainer.run(noun_loss, after_step) : trainer.run(plain_loss, after_step);
   if (!finished) {
@@ -76,8 +87,19 @@ void run(const examples::TrainingOptions& options) {
               options.output.c_str());
 }
 
+void run(const examples::TrainingOptions& options) {
+  examples::use_threads(options.threads);
+  if (options.dtype == "bf16")
+    train_on<bfloat16, examples::ThisDevice>(options);
+  else
+    train_on<float, examples::ThisDevice>(options);
+}
+
+const examples::Devices<examples::TrainingOptions> on_this_device(examples::ThisDevice{}, run);
+
 }  // namespace
 
+#if !defined(EXAMPLES_SECOND_DEVICE)
 int main(int argc, char** argv) {
   examples::TrainingOptions options;
   options.training.steps = 2000;
@@ -89,5 +111,7 @@ int main(int argc, char** argv) {
       "  train_clip --data pictures.tsv --image-size 224 --patch-size 16 --width 512 --output model\n"};
   options.add_to(app);
   examples::add_threads(app, options.threads);
-  return examples::run_program(app, argc, argv, "train_clip", [&] { run(options); });
+  return examples::run_program(app, argc, argv, "train_clip",
+                               [&] { examples::Devices<examples::TrainingOptions>::run(options.device, options); });
 }
+#endif

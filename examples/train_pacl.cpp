@@ -13,11 +13,22 @@
 
 using namespace tessera;
 
+namespace examples {
+
+struct PaclTrainingOptions : TrainingOptions {
+  double attention_scale = 5;
+};
+
+}  // namespace examples
+
 namespace {
 
-void run(const examples::TrainingOptions& options, double attention_scale) {
-  examples::use_threads(options.threads);
-  Context<Cpu> ctx({.seed = options.training.seed});
+/// T: of weights and activations.
+template <class T, class Device>
+void train_on(const examples::PaclTrainingOptions& options) {
+  Context<Cpu> host;  // of what is made on the host: pictures, token ids
+  Context<Device> ctx({.seed = options.training.seed});
+  Staging<Device> stage;
 
   // The captions, their nouns, and a vocabulary learned from them.
   const auto captioned = options.open();
@@ -32,29 +43,32 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
   // Two towers. The image tower has no class token: patches carry what the picture shows.
   systems::PaclConfig config{.vision = options.vision(),
                              .text = options.text(tokenizer),
-                             .attention_scale = attention_scale,
+                             .attention_scale = options.attention_scale,
                              .initial_logit_scale = std::log(options.logit_scale)};
   config.vision.class_token = config.vision.pre_norm = false;
-  auto model = systems::make_pacl<float>(ctx, config);
+  auto model = systems::make_pacl<T>(ctx, config);
   std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n",
               static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
               static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)));
 
   // The loss of a step.
-  train::Batches batches(ctx, captioned.source, options.batches());
+  train::Batches batches(host, captioned.source, options.batches());
   const train::TextBatchOptions texts_options{.exclude_implied = !options.keep_implied,
                                               .prompt = [&](int noun) { return prompts[size_t(noun)]; }};
-  const auto encode = [&](Tape<Cpu>& tape, const std::vector<std::string>& texts) {
-    return model.text_embeddings(tape, train::tokenize(ctx, tokenizer, texts));
+  const auto encode = [&](Tape<Device>& tape, const std::vector<std::string>& texts) {
+    const auto ids = train::tokenize(host, tokenizer, texts);
+    const auto input = nn::text_input(host, ids, tokenizer.end_of_text());
+    return model.text_embeddings(tape, nn::on_device(ctx, stage, input));
   };
-  const auto loss_of_step = [&](Tape<Cpu>& tape, int64_t step) {
+  const auto loss_of_step = [&](Tape<Device>& tape, int64_t step) {
     const train::Batch batch = batches(step);
-    const auto texts = train::make_text_batch(ctx, batch.captions, finder, texts_options, ctx.random.draw());
-    const auto patches = model.patch_embeddings(tape, Variable<float, 4>(batch.images));
+    const auto texts = train::make_text_batch(host, batch.captions, finder, texts_options, ctx.random.draw());
+    const Variable<T, 4, Device> images(convert<T>(ctx, stage(ctx, batch.images)));
+    const auto patches = model.patch_embeddings(tape, images);
     auto distinct = encode(tape, texts.captions);  // apart from the prompts, which are shorter
     if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode(tape, texts.prompts));
-    const auto phi = model.compatibility(tape, patches, embedding(tape, distinct, texts.rows));
-    return multi_text_contrastive(tape, phi, texts.owner, texts.excluded, model.logit_scale);
+    const auto phi = model.compatibility(tape, patches, embedding(tape, distinct, stage(ctx, texts.rows)));
+    return multi_text_contrastive(tape, phi, stage(ctx, texts.owner), stage(ctx, texts.excluded), model.logit_scale);
   };
 
   const auto save = [&](const std::filesystem::path& folder) {
@@ -62,11 +76,11 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
     systems::save_pacl(model, {}, folder, options.prompt);
   };
   train::TrainerOptions training = options.trainer();
-  training.recipe["attention_scale"] = attention_scale;
+  training.recipe["attention_scale"] = options.attention_scale;
   train::Trainer trainer(ctx, model, training);
   const bool finished = trainer.run(loss_of_step, [&](int64_t step, double) -> io::Json {
     if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
-    return {{"logit_scale", std::exp(model.logit_scale.value().data[0])}};
+    return examples::logit_scale_of(model);
   });
   if (!finished) {
     std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
@@ -78,22 +92,34 @@ void run(const examples::TrainingOptions& options, double attention_scale) {
               options.output.c_str());
 }
 
+void run(const examples::PaclTrainingOptions& options) {
+  examples::use_threads(options.threads);
+  if (options.dtype == "bf16")
+    train_on<bfloat16, examples::ThisDevice>(options);
+  else
+    train_on<float, examples::ThisDevice>(options);
+}
+
+const examples::Devices<examples::PaclTrainingOptions> on_this_device(examples::ThisDevice{}, run);
+
 }  // namespace
 
+#if !defined(EXAMPLES_SECOND_DEVICE)
 int main(int argc, char** argv) {
-  examples::TrainingOptions options;
+  examples::PaclTrainingOptions options;
   options.training.steps = 2000;
   options.training.learning_rate = 1.2e-3;
-  double attention_scale = 5;
   CLI::App app{
       "Learns to segment from captions alone (PACL's objective), from random weights.\n"
       "Ctrl-C saves; the same command resumes. OUTPUT/metrics.jsonl holds a line a step.\n\n"
       "  train_pacl --data scenes:classic --output model\n"
       "  train_pacl --data shards/ --nouns nouns.txt --image-size 224 --patch-size 16 --output model\n"};
   options.add_to(app);
-  app.add_option("--attention-scale", attention_scale, "on cosines in the softmax over patches (the paper: 1)")
+  app.add_option("--attention-scale", options.attention_scale, "on cosines in the softmax over patches (the paper: 1)")
       ->check(examples::in_range(0, 1000))
       ->capture_default_str();
   examples::add_threads(app, options.threads);
-  return examples::run_program(app, argc, argv, "train_pacl", [&] { run(options, attention_scale); });
+  return examples::run_program(app, argc, argv, "train_pacl",
+                               [&] { examples::Devices<examples::PaclTrainingOptions>::run(options.device, options); });
 }
+#endif

@@ -10,11 +10,12 @@
 #include <tessera/train/trainer.hpp>
 
 #include "common.hpp"
+#include "devices.hpp"
 
 namespace examples {
 
 struct TrainingOptions {
-  std::string data = "scenes:classic", nouns, output, prompt = "a photo of {article} {}";
+  std::string data = "scenes:classic", nouns, output, prompt = "a photo of {article} {}", device = "cpu", dtype = "f32";
   int64_t image_size = 64, patch_size = 8, width = 128, layers = 3, text_layers = 2, heads = 4, embed_dim = 128;
   int64_t vocabulary = 1000, context_length = 32, scenes = 48000, snapshots = 0;
   double logit_scale = 20;
@@ -88,6 +89,13 @@ struct TrainingOptions {
     app.add_option("--logit-scale", logit_scale, "initial factor on similarities")
         ->check(in_range(0.01, 1000))
         ->capture_default_str();
+    app.add_option(
+           "--dtype", dtype,
+           "element type of weights and activations: f32, or bf16 with a master in f32 of every weight; losses, "
+           "norms and the optimiser are f32 in both")
+        ->check(CLI::IsMember({"f32", "bf16"}))
+        ->capture_default_str();
+    add_device(app, device);
   }
 
   tessera::train::CaptionedData open() const {
@@ -116,6 +124,7 @@ struct TrainingOptions {
                       {"logit_scale", logit_scale},
                       {"keep_implied", keep_implied},
                       {"random_crop", random_crop}};
+    if (dtype != "f32") options.recipe["dtype"] = dtype;  // no device: a run may go on on another one
     return options;
   }
   tessera::train::BatchOptions batches() const {
@@ -144,6 +153,12 @@ inline std::vector<std::string> noun_prompts(const std::vector<std::string>& nou
   std::vector<std::string> prompts;
   for (const auto& noun : nouns) prompts.push_back(tessera::segmentation::fill(prompt, noun));
   return prompts;
+}
+
+/// The factor on similarities, for the line of a step.
+template <class Model>
+tessera::io::Json logit_scale_of(const Model& model) {
+  return {{"logit_scale", std::exp(to_host(view(model.logit_scale.value()))[0])}};
 }
 
 /// Where the snapshot of a step lies, or an empty path where the step has none.

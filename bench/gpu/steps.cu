@@ -27,33 +27,24 @@ struct Training {
   systems::Clip<bfloat16, Cuda> clip;
   optim::BasicAdamW<Cuda> optimizer;
   Variable<bfloat16, 4, Cuda> images;
-  Tensor<int32_t, 2, Cuda> ids;
-  Tensor<int32_t, 1, Cuda> ends;  // of the texts; known beforehand, so that the step asks the GPU for nothing
+  nn::TextInput<Cuda> texts;  // with their ends, so that the step asks the GPU for nothing
   Tensor<float, 0, Cuda> loss;
 
   explicit Training(Context<Cuda>& ctx)
       : clip(systems::make_clip<bfloat16>(ctx, vit_b16())),
         images(random_tensor<bfloat16>(ctx, Shape<4>{batch, 3, 224, 224})),
-        ids(random_numbers(ctx, Shape<2>{batch, length}, 49406)),
-        ends(Tensor<int32_t, 1, Cuda>::from_host(ctx, {batch}, std::vector<int32_t>(batch, int32_t(length - 1)))) {
+        texts{random_numbers(ctx, Shape<2>{batch, length}, 49406),
+              Tensor<int32_t, 1, Cuda>::from_host(ctx, {batch}, std::vector<int32_t>(batch, int32_t(length - 1)))} {
     optim::BasicAdamW<Cuda>::ParameterList list;
     nn::for_each_parameter(clip, [&](const std::string& name, auto& parameter) { list.add(name, parameter); });
     optimizer.add_group(list, {.learning_rate = 1e-5, .weight_decay = 0.1});
     optimizer.prepare();
     optimizer.set_factors({});
   }
-  Variable<bfloat16, 2, Cuda> encode_text(Tape<Cuda>& tape) const {
-    const auto& text = clip.text;
-    auto x = add(tape, text.token_embedding(tape, ids), slice(tape, text.positional_embedding, 0, 0, length));
-    x = text.transformer(tape, x, true);
-    return matmul(tape, text.ln_final(tape, gather_tokens(tape, x, ends)), text.text_projection);
-  }
   void step(Context<Cuda>& ctx) {
     optimizer.clear_gradients();
     Tape<Cuda> tape(ctx);
-    const auto image_features = l2_normalise(tape, clip.encode_image(tape, images));
-    const auto text_features = l2_normalise(tape, encode_text(tape));
-    const auto found = contrastive(tape, image_features, text_features, clip.logit_scale, {});
+    const auto found = clip.loss(tape, images, texts);
     tape.backward(found);
     optimizer.update_clipped(ctx, 1.0);
     loss = found.value();
