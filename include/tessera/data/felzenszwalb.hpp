@@ -8,7 +8,7 @@
 // by row. scikit-image sorts by numpy's unstable sort, so there such ties fall as the machine's instructions have it.
 //
 // Faster than sorting all edges: they are dealt into buckets by weight, and a bucket is sorted when its turn comes,
-// without the edges whose ends have meanwhile come together. About 80 bytes a pixel are needed for the time of the
+// without the edges whose ends have meanwhile come together. About 150 bytes a pixel are needed for the time of the
 // call.
 #pragma once
 #include <algorithm>
@@ -16,6 +16,8 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -162,152 +164,154 @@ inline std::vector<double> smooth_planes(const Image& image, double sigma) {
   return smooth;
 }
 
-/// The edges between neighbouring pixels. An edge's code is direction * 2^pixel_bits + pixel, which puts edges of equal
-/// weight in their order.
+/// The edges between neighbouring pixels. An edge's code is direction * 2^pixel_bits + pixel: edges of equal weight
+/// come in the order of their codes.
 struct PixelEdges {
-  int width, pixel_bits;
-  std::vector<double> weights;       // [direction, height, width]; of pixels without that neighbour: never read
-  std::array<int64_t, 4> from, to;   // what to add to the pixel for both ends
+  const std::vector<double>& planes;
+  int width, height, pixel_bits;
+  std::array<int32_t, 4> from, to;   // what to add to the pixel for both ends
   std::array<int, 4> columns, rows;  // how many pixels have the neighbour
 
-  PixelEdges(const std::vector<double>& planes, int w, int h)
-      : width(w),
+  PixelEdges(const std::vector<double>& smooth, int w, int h)
+      : planes(smooth),
+        width(w),
+        height(h),
         pixel_bits(int(std::bit_width(size_t(w) * size_t(h) - 1))),
-        weights(4 * size_t(w) * size_t(h)),
         from{0, 0, 0, w},
         to{1, w, w + 1, 1},
         columns{w - 1, w, w - 1, w - 1},
-        rows{h, h - 1, h - 1, h - 1} {
-    const size_t plane = size_t(w) * size_t(h);
-    parallel_for(h, row_grain(12 * int64_t(w)), [&](int64_t begin, int64_t end) {
-      for (size_t d = 0; d < 4; ++d)
-        for (int64_t y = begin; y < std::min<int64_t>(end, rows[d]); ++y) {
-          const double* first = planes.data() + y * w + from[d];
-          colour_distances(weights.data() + d * plane + size_t(y * w), first, first + plane, first + 2 * plane,
-                           to[d] - from[d], columns[d]);
-        }
-    });
-  }
-  size_t pixels() const { return weights.size() / 4; }
-  int code_bits() const { return pixel_bits + 2; }
-  double weight(uint64_t code) const { return weights[direction(code) * pixels() + pixel(code)]; }
-  int32_t first_pixel(uint64_t code) const { return int32_t(int64_t(pixel(code)) + from[direction(code)]); }
-  int32_t second_pixel(uint64_t code) const { return int32_t(int64_t(pixel(code)) + to[direction(code)]); }
+        rows{h, h - 1, h - 1, h - 1} {}
 
-  /// Calls visit(code, weight) for all edges, in the order of codes.
+  std::pair<int32_t, int32_t> ends(uint32_t code) const {
+    const int32_t pixel = int32_t(code & ((uint32_t(1) << pixel_bits) - 1));
+    const uint32_t direction = code >> pixel_bits;
+    return {pixel + from[direction], pixel + to[direction]};
+  }
+  /// Calls visit(code, weights) for every row of edges in every direction: the code of its first edge, and all its
+  /// weights.
   template <class Visit>
-  void each(Visit&& visit) const {
-    const int height = int(pixels() / size_t(width));
-    for (size_t d = 0; d < 4; ++d)
-      for (int y = 0; y < std::min(height, rows[d]); ++y) {
-        const size_t row = size_t(y) * size_t(width);
-        const double* row_weights = weights.data() + d * pixels() + row;
-        for (int x = 0; x < columns[d]; ++x) visit(uint64_t(d) << pixel_bits | (row + size_t(x)), row_weights[x]);
+  void each_row(Visit&& visit) const {
+    std::vector<double> weights(static_cast<size_t>(width));
+    const size_t plane = size_t(width) * size_t(height);
+    for (uint32_t d = 0; d < 4; ++d)
+      for (int y = 0; y < rows[d]; ++y) {
+        const int64_t pixel = int64_t(y) * width;
+        const double* first = planes.data() + pixel + from[d];
+        colour_distances(weights.data(), first, first + plane, first + 2 * plane, to[d] - from[d], columns[d]);
+        visit(d << pixel_bits | uint32_t(pixel), std::span<const double>(weights.data(), size_t(columns[d])));
       }
   }
-
- private:
-  size_t direction(uint64_t code) const { return size_t(code >> pixel_bits); }
-  size_t pixel(uint64_t code) const { return size_t(code & ((uint64_t(1) << pixel_bits) - 1)); }
 };
 
 /// Regions as trees of pixels; the root of a region is its first pixel.
 class Regions {
  public:
-  Regions(size_t pixels, double scale) : scale_(scale / 255), nodes_(pixels) {
-    for (size_t i = 0; i < pixels; ++i) nodes_[i] = {int32_t(i), 1, float(scale_)};
+  Regions(size_t pixels, double scale) : scale_(scale / 255), parents_(pixels), traits_(pixels, {float(scale_), 1}) {
+    for (size_t i = 0; i < pixels; ++i) parents_[i] = int32_t(i);
   }
   int32_t root(int32_t pixel) {
-    while (nodes_[size_t(pixel)].parent != pixel) {
-      int32_t& parent = nodes_[size_t(pixel)].parent;
-      parent = nodes_[size_t(parent)].parent;  // halves the path for the next search
+    while (parents_[size_t(pixel)] != pixel) {
+      int32_t& parent = parents_[size_t(pixel)];
+      parent = parents_[size_t(parent)];  // halves the path for the next search
       pixel = parent;
     }
     return pixel;
   }
   /// Whether the two are known, without a search, to be of one region.
-  bool plainly_together(int32_t a, int32_t b) const { return nodes_[size_t(a)].parent == nodes_[size_t(b)].parent; }
+  bool plainly_together(int32_t a, int32_t b) const { return parents_[size_t(a)] == parents_[size_t(b)]; }
   bool lets_through(int32_t root_a, int32_t root_b, double weight) const {
-    return weight < double(std::min(nodes_[size_t(root_a)].bound, nodes_[size_t(root_b)].bound));
+    return weight < double(std::min(traits_[size_t(root_a)].bound, traits_[size_t(root_b)].bound));
   }
-  int32_t size(int32_t root) const { return nodes_[size_t(root)].size; }
+  int32_t size(int32_t root) const { return traits_[size_t(root)].size; }
   void join(int32_t root_a, int32_t root_b, double weight) {
     const auto [first, second] = std::minmax(root_a, root_b);
-    Node& node = nodes_[size_t(first)];
-    nodes_[size_t(second)].parent = first;
-    node.size += nodes_[size_t(second)].size;
-    node.bound = float(weight + scale_ / double(node.size));
+    parents_[size_t(second)] = first;
+    Traits& traits = traits_[size_t(first)];
+    traits.size += traits_[size_t(second)].size;
+    traits.bound = float(weight + scale_ / double(traits.size));
   }
   /// Regions numbered by their first pixels.
   SegmentMap number(int width, int height) const {
     SegmentMap map(width, height);
     int32_t next = 0;
-    for (size_t i = 0; i < nodes_.size(); ++i) {
-      const int32_t parent = nodes_[i].parent;  // never after i
+    for (size_t i = 0; i < parents_.size(); ++i) {
+      const int32_t parent = parents_[i];  // never after i
       map.labels[i] = parent == int32_t(i) ? next++ : map.labels[size_t(parent)];
     }
     return map;
   }
 
  private:
-  struct Node {
-    int32_t parent;
-    int32_t size;  // of the region, at its root
-    float bound;   // the weight below which the region grows, at its root: its heaviest edge + scale / size
+  /// Of a region, at its root.
+  struct Traits {
+    float bound;  // the weight below which it grows: its heaviest edge + scale / size
+    int32_t size;
   };
   double scale_;
-  std::vector<Node> nodes_;
+  std::vector<int32_t> parents_;
+  std::vector<Traits> traits_;
 };
 
-/// Edges by rising weight, those of one region left out where that is seen in time. An edge is kept as one word: the
-/// weight, cut to what fits above the code. Cut weights that are equal are told apart by looking the weights up.
+/// Edges by rising weight. They are dealt into buckets by weight; a bucket is sorted when its turn comes.
 class EdgeQueue {
  public:
-  explicit EdgeQueue(const PixelEdges& edges)
-      : edges_(edges), shift_(std::max(0, key_bits - (64 - edges.code_bits()))) {
-    std::vector<size_t> next(buckets + 1);
-    edges.each([&](uint64_t, double weight) { ++next[(key(weight) >> bucket_shift) + 1]; });
-    for (size_t i = 0; i < buckets; ++i) next[i + 1] += next[i];
-    begin_ = next;
-    words_.resize(next[buckets]);
-    edges.each([&](uint64_t code, double weight) {
-      const uint64_t k = key(weight);
-      words_[next[k >> bucket_shift]++] = k >> shift_ << edges_.code_bits() | code;
+  struct Edge {
+    double weight;
+    uint32_t code;
+    bool operator<(const Edge& other) const {
+      return weight != other.weight ? weight < other.weight : code < other.code;
+    }
+  };
+
+  explicit EdgeQueue(const PixelEdges& edges) : begin_(buckets + 1) {
+    edges.each_row([&](uint32_t, std::span<const double> weights) {
+      for (double weight : weights) ++begin_[bucket(weight) + 1];
+    });
+    for (size_t i = 0; i < buckets; ++i) begin_[i + 1] += begin_[i];
+    edges_ = std::make_unique_for_overwrite<Edge[]>(begin_[buckets]);
+    std::vector<size_t> next = begin_;
+    edges.each_row([&](uint32_t code, std::span<const double> weights) {
+      for (double weight : weights) edges_[next[bucket(weight)]++] = {weight, code++};
     });
   }
 
-  /// Calls visit(code) for the edges by rising weight; an edge with drop(code) at its bucket's turn may be left out.
+  /// Calls visit(edge) for the edges by rising weight. Edges with drop(edge) when their bucket's turn comes are left
+  /// out.
   template <class Drop, class Visit>
   void drain(Drop&& drop, Visit&& visit) {
-    const uint64_t code_mask = (uint64_t(1) << edges_.code_bits()) - 1;
-    const auto before = [&](uint64_t a, uint64_t b) {
-      if (a >> edges_.code_bits() != b >> edges_.code_bits()) return a < b;
-      const double weight_a = edges_.weight(a & code_mask), weight_b = edges_.weight(b & code_mask);
-      return weight_a != weight_b ? weight_a < weight_b : a < b;
-    };
-    for (size_t bucket = 0; bucket < buckets; ++bucket) {
-      const auto begin = words_.begin() + ptrdiff_t(begin_[bucket]);
-      const auto end = std::remove_if(begin, words_.begin() + ptrdiff_t(begin_[bucket + 1]),
-                                      [&](uint64_t word) { return drop(word & code_mask); });
-      std::sort(begin, end, before);
-      for (auto word = begin; word != end; ++word) visit(*word & code_mask);
+    std::vector<Edge> sorted;
+    for (size_t i = 0; i < buckets; ++i) {
+      Edge* begin = edges_.get() + begin_[i];
+      Edge* end = std::remove_if(begin, edges_.get() + begin_[i + 1], drop);
+      sort(begin, end, sorted);
+      for (Edge* edge = begin; edge != end; ++edge) visit(*edge);
     }
   }
 
  private:
-  // Keys are the bits of the weight plus 2^-14: fine steps for small weights, no steps below 2^-67. Weights are below
-  // 2, so 15 powers of two are spanned, of 2^52 keys each.
-  static constexpr int key_bits = 56, bucket_shift = 44;
-  static constexpr double offset = 0x1p-14;
-  static constexpr size_t buckets = size_t(16) << (52 - bucket_shift);
+  // The bits of a number above 0 rise with it. Those of weight + 2^-14 rise evenly below 2^-14 and by powers of two
+  // above. Weights are below 2, so the upper 4 + 8 of the bits that are counted from 2^-14 number the buckets; the next
+  // 8 deal a bucket's edges once more.
+  static constexpr int bucket_bits = 12, part_bits = 8;
+  static constexpr size_t buckets = size_t(1) << bucket_bits, parts = size_t(1) << part_bits;
   static uint64_t key(double weight) {
-    return std::bit_cast<uint64_t>(weight + offset) - std::bit_cast<uint64_t>(offset);
+    return std::bit_cast<uint64_t>(weight + 0x1p-14) - std::bit_cast<uint64_t>(0x1p-14);
+  }
+  static size_t bucket(double weight) { return size_t(key(weight) >> (56 - bucket_bits)); }
+  static size_t part(double weight) { return size_t(key(weight) >> (56 - bucket_bits - part_bits)) % parts; }
+
+  static void sort(Edge* begin, Edge* end, std::vector<Edge>& scratch) {
+    if (end - begin <= 32) return std::sort(begin, end);
+    std::array<uint32_t, parts + 1> next{};
+    for (const Edge* edge = begin; edge != end; ++edge) ++next[part(edge->weight) + 1];
+    for (size_t i = 0; i < parts; ++i) next[i + 1] += next[i];
+    scratch.assign(begin, end);
+    for (const Edge& edge : scratch) begin[next[part(edge.weight)]++] = edge;
+    for (size_t i = 0; i < parts; ++i) std::sort(begin + (i == 0 ? 0 : next[i - 1]), begin + next[i]);
   }
 
-  const PixelEdges& edges_;
-  int shift_;
-  std::vector<size_t> begin_;  // of each bucket in words_
-  std::vector<uint64_t> words_;
+  std::vector<size_t> begin_;  // of each bucket in edges_
+  std::unique_ptr<Edge[]> edges_;
 };
 
 inline void check_felzenszwalb(const Image& image, const FelzenszwalbOptions& options) {
@@ -329,23 +333,29 @@ inline void check_felzenszwalb(const Image& image, const FelzenszwalbOptions& op
 /// number of threads. Throws ValueError for a picture that is not RGB and for options out of range.
 inline SegmentMap felzenszwalb(const Image& image, const FelzenszwalbOptions& options = {}) {
   detail::check_felzenszwalb(image, options);
-  const detail::PixelEdges edges(detail::smooth_planes(image, options.sigma), image.width, image.height);
+  const std::vector<double> smooth = detail::smooth_planes(image, options.sigma);
+  const detail::PixelEdges edges(smooth, image.width, image.height);
   detail::EdgeQueue queue(edges);
-  detail::Regions regions(edges.pixels(), options.scale);
-  std::vector<uint64_t> borders;  // edges that were no reason to join
+  detail::Regions regions(smooth.size() / 3, options.scale);
+  using Edge = detail::EdgeQueue::Edge;
+  std::vector<Edge> borders;  // edges that were no reason to join
   queue.drain(
-      [&](uint64_t code) { return regions.plainly_together(edges.first_pixel(code), edges.second_pixel(code)); },
-      [&](uint64_t code) {
-        const int32_t a = regions.root(edges.first_pixel(code)), b = regions.root(edges.second_pixel(code));
+      [&](const Edge& edge) {
+        const auto [a, b] = edges.ends(edge.code);
+        return regions.plainly_together(a, b);
+      },
+      [&](const Edge& edge) {
+        const auto [first, second] = edges.ends(edge.code);
+        const int32_t a = regions.root(first), b = regions.root(second);
         if (a == b) return;
-        const double weight = edges.weight(code);
-        if (regions.lets_through(a, b, weight))
-          regions.join(a, b, weight);
+        if (regions.lets_through(a, b, edge.weight))
+          regions.join(a, b, edge.weight);
         else
-          borders.push_back(code);
+          borders.push_back(edge);
       });
-  for (uint64_t code : borders) {
-    const int32_t a = regions.root(edges.first_pixel(code)), b = regions.root(edges.second_pixel(code));
+  for (const Edge& edge : borders) {
+    const auto [first, second] = edges.ends(edge.code);
+    const int32_t a = regions.root(first), b = regions.root(second);
     if (a != b && std::min(regions.size(a), regions.size(b)) < options.min_size) regions.join(a, b, 0);
   }
   return regions.number(image.width, image.height);
