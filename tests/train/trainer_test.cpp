@@ -352,13 +352,13 @@ TEST_CASE("trainer: frozen parameters stay as they are", "[train]") {
 }
 
 TEST_CASE("trainer: which parameters decay", "[train]") {
-  CHECK(decays("visual.transformer.resblocks.0.mlp.c_fc.weight", 2));
-  CHECK(decays("visual.conv1.weight", 4));
-  CHECK(decays("visual.proj", 2));
-  CHECK_FALSE(decays("visual.positional_embedding", 2));
-  CHECK_FALSE(decays("token_embedding.weight", 2));
-  CHECK_FALSE(decays("ln_final.weight", 1));
-  CHECK_FALSE(decays("logit_scale", 0));
+  CHECK(usual_rule("visual.transformer.resblocks.0.mlp.c_fc.weight", 2).decays);
+  CHECK(usual_rule("visual.conv1.weight", 4).decays);
+  CHECK(usual_rule("visual.proj", 2).decays);
+  CHECK_FALSE(usual_rule("visual.positional_embedding", 2).decays);
+  CHECK_FALSE(usual_rule("token_embedding.weight", 2).decays);
+  CHECK_FALSE(usual_rule("ln_final.weight", 1).decays);
+  CHECK_FALSE(usual_rule("logit_scale", 0).decays);
 }
 
 TEST_CASE("trainer: the logit scale stays between one and a hundred", "[train]") {

@@ -240,32 +240,6 @@ struct DenseModelOptions {
   SegclipReadout segclip = {};  ///< its form follows from `system`
 };
 
-/// What a checkpoint says about itself in config.json.
-struct CheckpointDescription {
-  std::string model_type;  ///< empty: no config.json, or it names none
-  /// How the model was asked in training, "prompts" in config.json: a prompt set's name or a template with {}; empty
-  /// where not stated.
-  std::string prompts;
-  std::filesystem::path folder;
-};
-
-/// Throws IoError for a path where nothing is, or a config.json that is none.
-inline CheckpointDescription describe_checkpoint(const std::filesystem::path& checkpoint) {
-  std::error_code ignored;
-  require<IoError>(std::filesystem::exists(checkpoint, ignored), "there is no checkpoint ", checkpoint.string(),
-                   "; name a folder with config.json and model.safetensors, or a .safetensors file");
-  CheckpointDescription description;
-  description.folder = std::filesystem::is_directory(checkpoint, ignored) ? checkpoint : checkpoint.parent_path();
-  const std::filesystem::path config = description.folder / "config.json";
-  if (!std::filesystem::exists(config, ignored)) return description;
-  const io::Json document = io::read_json(config);
-  const io::JsonView json(document, config.string());
-  description.model_type = json.get_or("model_type", "");
-  description.prompts =
-      json.get_or("prompts", json.get_or("prompt_template", "").c_str());  // the latter in older models
-  return description;
-}
-
 namespace detail {
 
 template <class T, class Device>

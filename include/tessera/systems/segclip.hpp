@@ -15,6 +15,7 @@
 #include <tessera/autograd/gathered_contrastive.hpp>
 #include <tessera/autograd/reduce.hpp>
 #include <tessera/autograd/segment_reduce.hpp>
+#include <tessera/autograd/softmax.hpp>
 #include <tessera/autograd/symmetric_kl.hpp>
 #include <tessera/nn/masked_decoder.hpp>
 #include <tessera/systems/clip.hpp>
@@ -153,9 +154,10 @@ struct Segclip {
   SegclipFeatures<T, Device> encode_image(Tape<Device>& tape, const Variable<T, 4, Device>& images) const {
     return visual.features(tape, visual.embed_patches(tape, images));
   }
-  /// [N, E], not normalised, from token ids [N, L].
-  Variable<T, 2, Device> encode_text(Tape<Device>& tape, const Tensor<int32_t, 2, Device>& ids) const {
-    return text(tape, ids);
+  /// [N, E], not normalised, from token ids [N, L], or from an nn::TextInput.
+  template <class Texts>
+  Variable<T, 2, Device> encode_text(Tape<Device>& tape, const Texts& texts) const {
+    return text(tape, texts);
   }
 
   /// Reconstruction of the masked patches of normalised images [B, 3, H, W] whose patch tokens are `tokens`.
@@ -247,6 +249,21 @@ Segclip<T, Device> make_segclip(Context<Device>& ctx, const SegclipConfig& confi
   auto vision = nn::make_vision_transformer<T>(ctx, config.vision, initialisation);
   return make_segclip(ctx, config, std::move(vision), std::move(text),
                       nn::constant<accumulate_t<T>, 0>(ctx, {}, config.initial_logit_scale));
+}
+
+/// How the released training treats a parameter that comes from a CLIP: embeddings and the patch convolution are not
+/// trained at all; the blocks on patches, the text tower and the scale learn a thousand times slower than what is new,
+/// to which the published rule counts the image tower's last blocks, ln_post and proj.
+enum class SegclipPace : uint8_t { frozen, slow, fast };
+inline SegclipPace segclip_pace(std::string_view name) {
+  const auto begins = [&](std::string_view start) { return name.starts_with(start); };
+  for (const char* frozen : {"clip.visual.class_embedding", "clip.visual.positional_embedding", "clip.visual.conv1",
+                             "clip.visual.ln_pre", "clip.token_embedding", "clip.positional_embedding"})
+    if (begins(frozen)) return SegclipPace::frozen;
+  for (const char* slow : {"clip.visual.transformer.layers0.", "clip.transformer.resblocks.", "clip.ln_final",
+                           "clip.text_projection", "clip.logit_scale"})
+    if (begins(slow)) return SegclipPace::slow;
+  return SegclipPace::fast;
 }
 
 }  // namespace tessera::systems

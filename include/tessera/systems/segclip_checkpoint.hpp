@@ -8,10 +8,9 @@
 
 namespace tessera::systems {
 
-namespace detail {
-
+/// config.json, and what makes a training run this one.
 inline io::Json segclip_config_to_json(const SegclipConfig& config) {
-  io::Json json = own_config_to_json({config.vision, config.text, config.initial_logit_scale}, "segclip");
+  io::Json json = detail::own_config_to_json({config.vision, config.text, config.initial_logit_scale}, "segclip");
   const auto& group = config.group;
   json["segclip_config"] = {{"group_layer", config.group_layer},
                             {"centres", group.centres},
@@ -31,6 +30,8 @@ inline io::Json segclip_config_to_json(const SegclipConfig& config) {
                             {"paper_superpixels", config.paper_superpixels}};
   return json;
 }
+
+namespace detail {
 
 inline SegclipConfig segclip_config_from_json(const io::JsonView& json, const ClipConfig& towers) {
   SegclipConfig config;
@@ -68,7 +69,7 @@ inline SegclipConfig segclip_config_from_json(const io::JsonView& json, const Cl
 template <class T, class Device>
 void save_segclip(Segclip<T, Device>& model, const ImageStatistics& statistics, const std::filesystem::path& folder,
                   const std::string& prompts = "") {
-  detail::save_folder(model, own_names, detail::segclip_config_to_json(model.config), prompts, statistics, folder);
+  detail::save_folder(model, own_names, segclip_config_to_json(model.config), prompts, statistics, folder);
 }
 
 /// A model, and how its pictures are normalised.

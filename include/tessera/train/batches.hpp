@@ -4,7 +4,9 @@
 #include <omp.h>
 
 #include <future>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +17,7 @@
 #include <tessera/data/dataset.hpp>
 #include <tessera/data/image.hpp>
 #include <tessera/data/resize.hpp>
+#include <tessera/data/superpixels.hpp>
 
 namespace tessera::train {
 
@@ -22,7 +25,10 @@ namespace tessera::train {
 struct BatchOptions {
   int64_t batch = 32;
   int image_size = 224;
-  bool random_crop = false;  ///< a random crop, flipped half of the time, instead of the central square
+  bool random_crop = false;  ///< a random crop, as crop says, instead of the central square
+  data::RandomCropOptions crop = {};
+  /// Where present, batches come with superpixels, of as many patches as the pictures have at this patch size.
+  std::optional<data::PatchSegmentOptions> superpixels = {};
   data::ImageStatistics statistics = data::clip_statistics;
   uint64_t seed = 0;
 };
@@ -31,6 +37,8 @@ struct BatchOptions {
 struct Batch {
   Tensor<float, 4> images;  ///< [B, 3, S, S], normalised
   std::vector<std::string> captions;
+  /// [B, P], or absent: the superpixel of each patch; the numbers of a picture count up from 0 in the patches' order.
+  Tensor<int32_t, 2> superpixels;
 };
 
 /// Batch after batch of a source. The pictures of step s are the same whatever came before, so a resumed run sees what
@@ -41,6 +49,7 @@ class Batches {
       : ctx_(ctx), source_(std::move(source)), options_(options) {
     require(source_->size() >= options_.batch, "training: the data set has ", source_->size(),
             " pictures, less than one batch of ", options_.batch);
+    if (options_.superpixels) options_.superpixels->side = options_.image_size;
   }
 
   /// The batch of step `step` (from 0). The next step's is begun before this returns.
@@ -59,28 +68,45 @@ class Batches {
  private:
   Batch load(int64_t step) {
     const int64_t side = options_.image_size, count = options_.batch, plane = 3 * side * side;
-    Batch batch{Tensor<float, 4>(ctx_, {count, 3, side, side}), std::vector<std::string>(size_t(count))};
+    Batch batch{Tensor<float, 4>(ctx_, {count, 3, side, side}), std::vector<std::string>(size_t(count)), {}};
+    if (options_.superpixels) {
+      const int64_t grid = options_.superpixels->grid();
+      batch.superpixels = Tensor<int32_t, 2>(ctx_, {count, grid * grid});
+    }
     const std::vector<int64_t> samples = samples_of(step);
     const RandomStream random{options_.seed, uint32_t(step), crop_operation};
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         data::Sample sample = source_->get(samples[size_t(i)]);
-        data::normalise_image({batch.images.data + i * plane, {3, side, side}}, fit(sample.image, random, uint64_t(i)),
+        const data::CropAndFlip part = part_of(sample.image, random, uint64_t(i));
+        data::normalise_image({batch.images.data + i * plane, {3, side, side}}, fit(sample.image, part),
                               options_.statistics);
+        if (batch.superpixels) {
+          const auto map = data::crop_patch_labels(sample.image, part, *options_.superpixels);
+          number_from_zero(map.labels, &batch.superpixels(i, 0));
+        }
         batch.captions[size_t(i)] = std::move(sample.caption);
       }
     });
     return batch;
   }
-
-  data::Image fit(const data::Image& image, const RandomStream& random, uint64_t number) const {
+  /// The part of a picture that becomes one of the batch.
+  data::CropAndFlip part_of(const data::Image& image, const RandomStream& random, uint64_t number) const {
+    if (options_.random_crop) return data::draw_crop(image.width, image.height, random, number, options_.crop);
+    return {data::centre_box(image.width, image.height, std::min(image.width, image.height)), false};
+  }
+  data::Image fit(const data::Image& image, const data::CropAndFlip& part) const {
     const int side = options_.image_size;
-    if (options_.random_crop) return data::random_resized_crop(image, side, random, number);
+    if (options_.random_crop) return data::resized_crop(image, side, part);
     if (image.width == side && image.height == side) return data::to_rgb(image);
     const data::Image resized = data::to_rgb(data::clip_resize(image, side));
     return data::crop(resized, data::centre_box(resized.width, resized.height, side));
   }
-
+  static void number_from_zero(const std::vector<int32_t>& labels, int32_t* numbers) {
+    std::map<int32_t, int32_t> known;
+    for (size_t i = 0; i < labels.size(); ++i)
+      numbers[i] = known.try_emplace(labels[i], int32_t(known.size())).first->second;
+  }
   // Whole batches of each epoch's order; what does not fill a batch is left out of that epoch.
   std::vector<int64_t> samples_of(int64_t step) {
     const int64_t steps_an_epoch = source_->size() / options_.batch, epoch = step / steps_an_epoch;

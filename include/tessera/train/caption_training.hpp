@@ -9,7 +9,9 @@
 #include <tessera/data/scene_source.hpp>
 #include <tessera/data/shards.hpp>
 #include <tessera/data/tokenizer.hpp>
+#include <tessera/nn/text_transformer.hpp>
 #include <tessera/segmentation/prompts.hpp>
+#include <tessera/train/text_batch.hpp>
 
 namespace tessera::train {
 
@@ -58,6 +60,20 @@ inline data::Tokenizer learn_vocabulary(const data::CaptionSource& source, const
 inline Tensor<int32_t, 2> tokenize(Context<Cpu>& ctx, const data::Tokenizer& tokenizer,
                                    const std::vector<std::string>& texts) {
   return tokenizer.tokenize(ctx, texts, {.context_length = 0, .truncate = true});
+}
+
+/// Embeddings [K, E] of a batch's texts, in the order of the batch; equal texts are encoded once. encode(tape, input)
+/// gives the embeddings of an nn::TextInput.
+template <class Device, class Encode>
+auto embed_texts(Tape<Device>& tape, Context<Cpu>& host, Staging<Device>& stage, const data::Tokenizer& tokenizer,
+                 const TextBatch& texts, Encode&& encode) {
+  const auto embed = [&](const std::vector<std::string>& some) {
+    const auto input = nn::text_input(host, tokenize(host, tokenizer, some), tokenizer.end_of_text());
+    return encode(tape, nn::on_device(tape.ctx, stage, input));
+  };
+  auto distinct = embed(texts.captions);  // apart from the prompts, which are shorter
+  if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, embed(texts.prompts));
+  return embedding(tape, distinct, stage(tape.ctx, texts.rows));
 }
 
 }  // namespace tessera::train

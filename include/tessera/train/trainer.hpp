@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -21,13 +22,28 @@
 
 namespace tessera::train {
 
+/// How one parameter is trained.
+struct ParameterRule {
+  double learning_rate_factor = 1;
+  bool decays = true;  ///< whether weight decay applies
+  auto operator<=>(const ParameterRule&) const = default;
+};
+
+/// The rule where none is given: weight decay applies to weights of layers and projections, not to biases, norms,
+/// embeddings, positions and scales.
+inline ParameterRule usual_rule(const std::string& name, int rank) {
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  return {1, rank >= 2 && !has("positional_embedding") && !has("token_embedding")};
+}
+
 /// What the trainers have in common: schedule, optimiser, where and how often a run is saved.
 struct TrainerOptions {
   int64_t steps = 1000, batch = 32;
   double learning_rate = 1e-3;
   double warmup = 0.1;  ///< share of the steps
   double beta1 = 0.9, beta2 = 0.98, epsilon = 1e-6;
-  double weight_decay = 0.05;  ///< of matrices; biases, norms, embeddings, positions and scales have none
+  double weight_decay = 0.05;
+  std::function<ParameterRule(const std::string& name, int rank)> rule = usual_rule;
   double largest_gradient_norm = 1.0;
   uint64_t seed = 0;
   std::filesystem::path folder = {};  ///< of checkpoint.safetensors and metrics.jsonl; empty: neither is written
@@ -61,12 +77,6 @@ class Interruption {
   void (*before_terminate_)(int);
 };
 
-/// Whether weight decay applies to a parameter: to weights of layers and projections.
-inline bool decays(const std::string& name, int rank) {
-  return rank >= 2 && name.find("positional_embedding") == std::string::npos &&
-         name.find("token_embedding") == std::string::npos;
-}
-
 /// Trains `model` on the loss that `loss_of_step` computes.
 ///
 ///     train::Trainer trainer(ctx, model, options);
@@ -92,14 +102,16 @@ class Trainer {
     nn::for_each_parameter(model_, [&](const std::string& name, auto& p) {
       if (p.requires_grad()) parameters_.add(name, p);
     });
-    const auto [decayed, others] = parameters_.partition([](const auto& p) { return decays(p.name(), p.rank()); });
-    const optim::AdamWOptions adamw{options.learning_rate, options.beta1, options.beta2, options.epsilon,
-                                    options.weight_decay};
-    optimizer_.add_group(decayed, adamw);
-    optim::AdamWOptions without_decay = adamw;
-    without_decay.weight_decay = 0;
-    optimizer_.add_group(others, without_decay);
-    if (parameters_.contains("logit_scale")) optimizer_.bound("logit_scale", 0, std::log(largest_logit_factor));
+    std::map<ParameterRule, decltype(parameters_), std::greater<>> groups;
+    for (const auto& p : parameters_) groups[options_.rule(p.name(), p.rank())].add(p);
+    for (const auto& [rule, group] : groups)
+      optimizer_.add_group(group, {.learning_rate = rule.learning_rate_factor * options_.learning_rate,
+                                   .beta1 = options_.beta1,
+                                   .beta2 = options_.beta2,
+                                   .epsilon = options_.epsilon,
+                                   .weight_decay = rule.decays ? options_.weight_decay : 0});
+    for (const auto& p : parameters_)
+      if (p.name().ends_with("logit_scale")) optimizer_.bound(p.name(), 0, std::log(largest_logit_factor));
     if (options_.folder.empty()) return;
     std::error_code failed;
     std::filesystem::create_directories(options_.folder, failed);
