@@ -18,11 +18,19 @@ struct Backend<op::groupnorm, Cpu> {
     parallel_for(items * groups, row_grain(length), [&, positions = positions](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) {
         const T* group = x.data + g * length;
-        double sum = 0;  // of planes: a group may have millions of elements
-        for (int64_t c = 0; c < of_group; ++c) sum += plane_sum<A>(group + c * positions, positions);
+        const double sum = sum_of_pieces(length, [&](int64_t first, int64_t last) {
+          A piece = 0;
+#pragma omp simd reduction(+ : piece)
+          for (int64_t i = first; i < last; ++i) piece += widen(group[i]);
+          return piece;
+        });
         const A m = A(sum / double(length));
-        double squares = 0;  // about the mean: E[x^2] - m^2 would cancel
-        for (int64_t c = 0; c < of_group; ++c) squares += plane_squares(group + c * positions, positions, m);
+        const double squares = sum_of_pieces(length, [&](int64_t first, int64_t last) {
+          A piece = 0;  // about the mean: E[x^2] - m^2 would cancel
+#pragma omp simd reduction(+ : piece)
+          for (int64_t i = first; i < last; ++i) piece += (widen(group[i]) - m) * (widen(group[i]) - m);
+          return piece;
+        });
         const A scale = A(1) / std::sqrt(A(squares / double(length)) + A(options.epsilon));
         for (int64_t c = 0; c < of_group; ++c) {
           const int64_t channel = g % groups * of_group + c;
@@ -53,17 +61,22 @@ struct Backend<op::groupnorm, Cpu> {
         double sum_h = 0, dot_h = 0;  // of h = d_y * weight over the group
         for (int64_t plane = g * of_group; plane < (g + 1) * of_group; ++plane) {
           const T *d_y_plane = d_y.data + plane * positions, *x_plane = x.data + plane * positions;
-          A sum = 0, dot = 0;
-#pragma omp simd reduction(+ : sum, dot)
-          for (int64_t i = 0; i < positions; ++i) {
-            sum += widen(d_y_plane[i]);
-            dot += widen(d_y_plane[i]) * (widen(x_plane[i]) - m);
-          }
-          sums.data[plane] = sum;
-          dots.data[plane] = dot * scale;
+          double sum = 0, dot = 0;
+          for_each_piece(positions, [&](int64_t first, int64_t last) {
+            A piece = 0, piece_dot = 0;
+#pragma omp simd reduction(+ : piece, piece_dot)
+            for (int64_t i = first; i < last; ++i) {
+              piece += widen(d_y_plane[i]);
+              piece_dot += widen(d_y_plane[i]) * (widen(x_plane[i]) - m);
+            }
+            sum += piece;
+            dot += piece_dot;
+          });
+          sums.data[plane] = A(sum);
+          dots.data[plane] = A(dot * scale);
           const A gain = weight.data[plane % sums.shape[1]];
           sum_h += gain * sum;
-          dot_h += gain * dots.data[plane];
+          dot_h += gain * dot * scale;
         }
         if (!d_x) continue;
         const A mean_h = A(sum_h / double(length)), mean_dot = A(dot_h / double(length));
@@ -84,19 +97,17 @@ struct Backend<op::groupnorm, Cpu> {
   }
 
  private:
-  template <class A, class T>
-  static A plane_sum(const T* plane, int64_t positions) {
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < positions; ++i) sum += widen(plane[i]);
-    return sum;
+  template <class Visit>
+  static void for_each_piece(int64_t n, Visit&& visit) {
+    constexpr int64_t piece = 1024;
+    for (int64_t first = 0; first < n; first += piece) visit(first, std::min(n, first + piece));
   }
-  template <class A, class T>
-  static A plane_squares(const T* plane, int64_t positions, A mean) {
-    A squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < positions; ++i) squares += (widen(plane[i]) - mean) * (widen(plane[i]) - mean);
-    return squares;
+  /// The sum of sum(first, last) over pieces of [0, n), in double: a group may have millions of elements.
+  template <class Sum>
+  static double sum_of_pieces(int64_t n, Sum&& sum) {
+    double total = 0;
+    for_each_piece(n, [&](int64_t first, int64_t last) { total += sum(first, last); });
+    return total;
   }
   /// out [C] = the sum of values [B, C] over items, in their order.
   template <class A>
