@@ -165,3 +165,67 @@ TEST_CASE("matmul: one variable may be both operands", "[ops][matmul]") {
   INFO(result.message);
   CHECK(result);
 }
+
+TEMPLATE_TEST_CASE("matmul: grouped_linear is the definition, group by group", "[ops][matmul]", float, double,
+                   bfloat16) {
+  using T = TestType;
+  using A = accumulate_t<T>;
+  const double tolerance = std::is_same_v<T, bfloat16> ? 8e-3 : std::is_same_v<T, float> ? 3e-6 : 1e-14;
+  auto ctx = nan_filled_context();
+  for (const auto& [rows, groups, in, out] :
+       {std::tuple{1, 1, 5, 3}, {65, 3, 21, 64}, {197, 12, 64, 64}, {1, 4, 1, 1}, {7, 5, 2, 1}}) {
+    INFO(rows << " rows, " << groups << " groups of " << in << " to " << out);
+    const auto x = random_tensor<T>(ctx, Shape<2>{rows, groups * in}, 1);
+    const auto weight = random_tensor<T>(ctx, Shape<2>{groups * out, in}, 2);
+    const auto bias = random_tensor<A>(ctx, Shape<1>{groups * out}, 3);
+    const auto d_y = random_tensor<T>(ctx, Shape<2>{rows, groups * out}, 4);
+    std::vector<double> y(size_t(rows * groups * out)), d_x(size_t(x.size())), d_weight(size_t(weight.size()));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t o = 0; o < groups * out; ++o) {
+        y[size_t(r * groups * out + o)] = bias(o);
+        for (int64_t i = 0; i < in; ++i) {
+          const int64_t from = o / out * in + i;
+          y[size_t(r * groups * out + o)] += double(widen(weight(o, i))) * double(widen(x(r, from)));
+          d_x[size_t(r * groups * in + from)] += double(widen(weight(o, i))) * double(widen(d_y(r, o)));
+          d_weight[size_t(o * in + i)] += double(widen(x(r, from))) * double(widen(d_y(r, o)));
+        }
+      }
+    CHECK(largest_difference(to_host(grouped_linear(ctx, view(x), weight, groups, bias)), y) < tolerance);
+    Tensor<T, 2> d_x_ours(ctx, x.shape);
+    Tensor<A, 2> d_weight_ours(ctx, weight.shape);
+    Tensor<A, 1> d_bias(ctx, bias.shape);
+    grouped_linear_backward(ctx, view(d_x_ours), view(d_weight_ours), d_bias, d_y, x, weight, groups);
+    CHECK(largest_difference(to_host(d_x_ours), d_x) < tolerance);
+    CHECK(largest_difference(to_host(d_weight_ours), d_weight) < (std::is_same_v<T, double> ? 1e-14 : 3e-6));
+    grouped_linear_backward(ctx, TensorView<T, 2>{}, TensorView<A, 2>{}, {}, d_y, x, weight, groups);
+  }
+}
+
+TEST_CASE("matmul: grouped_linear's gradients, PyTorch's values, errors", "[ops][matmul]") {
+  auto ctx = nan_filled_context();
+  const auto x = random_variable<3>(ctx, {2, 3, 6}, 1);
+  const auto weight = random_variable<2>(ctx, {4, 3}, 2);
+  const auto bias = random_variable<1>(ctx, {4}, 3);
+  const auto result = gradcheck(
+      ctx, [](auto& tape, auto a, auto w, auto b) { return grouped_linear(tape, a, w, 2, b); }, x, weight, bias);
+  INFO(result.message);
+  CHECK(result);
+  const auto without_bias = gradcheck(
+      ctx, [](auto& tape, auto a, auto w) { return grouped_linear(tape, a, w, 2); }, x, weight);
+  INFO(without_bias.message);
+  CHECK(without_bias);
+
+  Oracle<double> oracle("matmul");
+  const auto p = oracle.input<3>("grouped.x");
+  const auto w = oracle.input<2>("grouped.weight");
+  const auto b = oracle.input<1>("grouped.bias");
+  oracle.check(
+      "grouped", {"x", "weight", "bias"},
+      [](auto& tape, auto a, auto c, auto d) { return grouped_linear(tape, a, c, 3, d); }, p, w, b);
+
+  REQUIRE_ERROR(grouped_linear(ctx, view(x.value()), weight.value(), 4), ShapeError,
+                "grouped_linear_forward: the 6 channels of x [2, 3, 6] are not divisible into 4 groups");
+  REQUIRE_ERROR(grouped_linear(ctx, view(x.value()), weight.value(), 1), ShapeError,
+                "axis in of weight [4, 3] is 3 but must be 6 (from x and groups)");
+  REQUIRE_ERROR(grouped_linear(ctx, view(x.value()), weight.value(), 0), ValueError, "groups is 0");
+}

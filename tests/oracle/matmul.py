@@ -1,4 +1,5 @@
-"""Writes tests/golden/matmul.safetensors: PyTorch's linear layers with activations, and batched products, in double.
+"""Writes tests/golden/matmul.safetensors: PyTorch's linear layers with activations, batched products, and grouped 1x1
+convolutions, in double.
 
     python tests/oracle/matmul.py
 """
@@ -19,4 +20,7 @@ for name, activation in activations.items():
              x=r.randn(2, 3, 7), weight=r.randn(5, 7), bias=r.randn(5))
 r.record("batched", lambda a, b: a @ b, a=r.randn(2, 3, 4), b=r.randn(2, 4, 5))
 r.record("transposed", lambda a, b: a.mT @ b.mT, a=r.randn(2, 4, 3), b=r.randn(2, 5, 4))
+# Channels are the last axis here and the second one in PyTorch.
+r.record("grouped", lambda x, weight, bias: F.conv1d(x.mT, weight[..., None], bias, groups=3).mT,
+         x=r.randn(2, 5, 12), weight=r.randn(6, 4), bias=r.randn(6))
 r.save("matmul")
