@@ -27,34 +27,50 @@ namespace {
 struct Options {
   std::string model, baseline, output = "demo", scenes = "classic", checkpoint, classes;
   std::vector<std::string> pictures;
+  std::vector<std::string> beside;  ///< NAME=FOLDER: more models for the table of read-outs
   uint64_t seed = 0;
   int threads = 0;
   double package_seconds = 0, started = 0;
 };
 
-/// How dense scores are read out: patches every `stride` pixels (0: the patch size) plus `gate` times the score of the
-/// whole image.
-struct ReadOut {
-  int64_t stride = 0;
-  double gate = 0;
-};
+/// How dense scores are read out: patches alone, or as the system does best: PACL's and CLIP's patches at half the
+/// patch size plus the score of the whole image, SegCLIP's groups times the likeliest classes of the whole image.
+enum class ReadOut : uint8_t { plain, best };
+
+std::string read_out_text(const std::string& system, ReadOut read_out, int64_t patch) {
+  const bool plain = read_out == ReadOut::plain;
+  if (system == "segclip")
+    return plain ? "cosines of groups (the paper's)" : "groups and likely classes (the released)";
+  return "patches at stride " + std::to_string(plain ? patch : patch / 2) + (plain ? ", no gate" : ", image gate");
+}
 
 /// A trained folder, read out in one way, with the vectors of the scenes' classes.
 struct Reader {
   std::unique_ptr<segmentation::DenseModel> model;
   Tensor<float, 2> classes;
+
+  segmentation::ScoreMap score(Context<Cpu>& ctx, const data::Image& picture) const {
+    const int window = int(model->usual_window());
+    return segmentation::score_picture(ctx, *model, classes, picture, {.window = window, .window_stride = window});
+  }
 };
+
+int64_t patch_size_of(const fs::path& model) {
+  return io::read_json(model / "config.json").at("vision_config").at("patch_size").get<int64_t>();
+}
 
 Reader open_model(Context<Cpu>& ctx, const fs::path& folder, const std::vector<std::string>& names, ReadOut read_out) {
   Reader reader;
   const auto description = systems::describe_checkpoint(folder);
-  const io::Json config = io::read_json(folder / "config.json");
-  const auto patch = config.at("vision_config").at("patch_size").get<int64_t>();
+  const auto patch = patch_size_of(folder);
+  const bool plain = read_out == ReadOut::plain;
+  const int64_t stride = plain ? patch : patch / 2;
+  const double gate = plain ? 0 : 1;
   systems::DenseModelOptions options;
-  options.pacl = {.stride = read_out.stride ? read_out.stride : patch, .gate = read_out.gate};
-  options.maskclip.patch_stride =
-      read_out.stride;  // CLIP is read out likewise: MaskCLIP's patches and the image's cosine
-  options.maskclip_gate = read_out.gate;
+  options.pacl = {.stride = stride, .gate = gate};
+  options.maskclip.patch_stride = stride;  // CLIP is read out likewise: MaskCLIP's patches and the image's cosine
+  options.maskclip_gate = gate;
+  if (description.model_type == "segclip") options.system = plain ? "segclip-cosine" : "segclip";
   reader.model = systems::load_dense_model(ctx, folder, options);
   const segmentation::PromptSet prompts{"trained", segmentation::EnsembleRule::normalise_each, {description.prompts}};
   std::vector<std::vector<std::string>> queries;
@@ -66,17 +82,23 @@ Reader open_model(Context<Cpu>& ctx, const fs::path& folder, const std::vector<s
 
 /// Predictions for scenes, and what they are worth.
 struct Evaluation {
-  std::vector<data::LabelMap> predictions;
+  std::vector<data::LabelMap> predictions, groups;  ///< groups: of systems that form some
   segmentation::SegmentationScores all, unseen;
 };
+
+data::LabelMap label(Context<Cpu>& ctx, const Reader& reader, const segmentation::ScoreMap& map) {
+  return segmentation::label_picture(ctx, map, {.scale = reader.model->scale()});
+}
 
 Evaluation evaluate(Context<Cpu>& ctx, const Reader& reader, const std::vector<data::Scene>& scenes) {
   Evaluation result;
   result.predictions.resize(scenes.size());
+  result.groups.resize(scenes.size());
   parallel_for(int64_t(scenes.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const auto map = segmentation::score_picture(ctx, *reader.model, reader.classes, scenes[size_t(i)].image);
-      result.predictions[size_t(i)] = segmentation::label_picture(ctx, map);
+      auto map = reader.score(ctx, scenes[size_t(i)].image);
+      result.predictions[size_t(i)] = label(ctx, reader, map);
+      result.groups[size_t(i)] = std::move(map.groups);
     }
   });
   const int classes = int(reader.classes.shape[0]);
@@ -139,6 +161,15 @@ data::Image picture_of_labels(const data::Scene& scene, const data::LabelMap& la
   return segmentation::overlay(large, data::resize(labels, side, side), names, palette, {.opacity = 0.8});
 }
 
+/// The groups that a picture's patches were gathered into, over it.
+data::Image picture_of_groups(const data::Scene& scene, const data::LabelMap& groups) {
+  const int count = 1 + *std::max_element(groups.labels.begin(), groups.labels.end());
+  std::vector<std::string> names;
+  for (int g = 1; g <= count; ++g) names.push_back("group " + std::to_string(g));
+  return picture_of_labels(scene, data::resize(groups, scene.image.width, scene.image.height), names,
+                           segmentation::class_palette(count));
+}
+
 /// Backgrounds in muted colours of their kind, objects in colours that differ from each other.
 std::vector<data::Colour> palette_of(const data::SceneSet& set) {
   std::vector<data::Colour> palette = {{120, 150, 105}, {205, 190, 150}, {95, 130, 160},  {160, 190, 210},
@@ -150,8 +181,8 @@ std::vector<data::Colour> palette_of(const data::SceneSet& set) {
   return palette;
 }
 
-/// Pictures of a gallery on one sheet: `columns` groups of three in a row, on white.
-data::Image sheet_of(const std::vector<std::array<data::Image, 3>>& groups, int columns) {
+/// Pictures of a gallery on one sheet: `columns` samples in a row, on white.
+data::Image sheet_of(const std::vector<std::vector<data::Image>>& groups, int columns) {
   constexpr int gap = 8;
   int width = 0;
   for (const auto& group : groups)
@@ -163,10 +194,11 @@ data::Image sheet_of(const std::vector<std::array<data::Image, 3>>& groups, int 
       for (const auto& image : groups[i]) height = std::max(height, image.height);
     tops.push_back(tops.back() + height + gap);
   }
-  const int group_width = 3 * (width + gap) + gap;
+  const size_t pictures = groups.empty() ? 0 : groups.front().size();
+  const int group_width = int(pictures) * (width + gap) + gap;
   data::Image sheet(columns * group_width, tops.back(), 3, 255);
   for (size_t i = 0; i < groups.size(); ++i)
-    for (size_t k = 0; k < 3; ++k) {
+    for (size_t k = 0; k < pictures; ++k) {
       const auto& image = groups[i][k];
       const int left = int(i) % columns * group_width + int(k) * (width + gap) + gap;
       const int top = tops[i / size_t(columns)];
@@ -208,7 +240,7 @@ Curves curves_of(Context<Cpu>& ctx, const fs::path& model, const data::SceneSet&
                        read_lines(model / "metrics.jsonl").back().at("step").get<double>();
   train::Progress progress("curve", int64_t(folders.size()), "snapshots");
   for (const auto& folder : folders) {
-    const auto reader = open_model(ctx, folder, set.names(), {});
+    const auto reader = open_model(ctx, folder, set.names(), ReadOut::plain);
     const double images = batch * std::stod(folder.filename().string().substr(5));
     raw.points.emplace_back(images, percent(evaluate(ctx, reader, dev).all.mean_iou));
     progress.advance(1);
@@ -259,7 +291,10 @@ void add_own_pictures(Context<Cpu>& ctx, train::Report& report, const Options& o
       std::fprintf(stderr, "demo: %s is left out: %s\n", path.c_str(), error.what());
       continue;
     }
-    const auto labels = segmentation::label_picture(ctx, segmentation::score_picture(ctx, *model, classes, picture));
+    const int window = int(model->usual_window());
+    const auto map =
+        segmentation::score_picture(ctx, *model, classes, picture, {.window = window, .window_stride = window});
+    const auto labels = segmentation::label_picture(ctx, map);
     const double shrink = std::min(1.0, 640.0 / std::max(picture.width, picture.height));
     const int width = std::max(1, int(picture.width * shrink)), height = std::max(1, int(picture.height * shrink));
     const auto small = data::resize(picture, width, height, data::Filter::bicubic);
@@ -276,12 +311,12 @@ void run(const Options& options) {
   const auto names = set.names();
   const auto scenes = data::SceneRenderer(set, data::Split::test).render(0, data::usual_count(data::Split::test));
 
-  const auto patch = io::read_json(model / "config.json").at("vision_config").at("patch_size").get<int64_t>();
-  const ReadOut plain{}, dense{patch / 2, 1.0};
-  const auto raw = evaluate(ctx, open_model(ctx, model, names, plain), scenes);
-  const auto gated = evaluate(ctx, open_model(ctx, model, names, dense), scenes);
+  const auto patch = patch_size_of(model);
+  const auto raw = evaluate(ctx, open_model(ctx, model, names, ReadOut::plain), scenes);
+  const auto gated = evaluate(ctx, open_model(ctx, model, names, ReadOut::best), scenes);
   std::optional<Evaluation> baseline;
-  if (!options.baseline.empty()) baseline = evaluate(ctx, open_model(ctx, options.baseline, names, dense), scenes);
+  if (!options.baseline.empty())
+    baseline = evaluate(ctx, open_model(ctx, options.baseline, names, ReadOut::best), scenes);
   const double floor = floor_of(scenes, int(names.size()));
   const auto curves = curves_of(ctx, model, set);
   const auto last = read_lines(model / "metrics.jsonl").back();
@@ -311,6 +346,19 @@ void run(const Options& options) {
   if (baseline)
     for (const auto& [group, mean] : group_means(set, baseline->all)) baseline_groups[group] = mean;
   for (const auto& [group, mean] : groups) metrics["groups"][group] = percent(mean);
+  std::vector<std::vector<std::string>> rows_beside;
+  for (const auto& one : options.beside) {
+    const std::string name = one.substr(0, one.find('=')), folder = one.substr(name.size() + 1);
+    const std::string type = systems::describe_checkpoint(folder).model_type;
+    const auto images = read_lines(fs::path(folder) / "metrics.jsonl").back().at("images");
+    for (const ReadOut read_out : {ReadOut::plain, ReadOut::best}) {
+      const auto scores = evaluate(ctx, open_model(ctx, folder, names, read_out), scenes);
+      metrics["beside"][name][read_out == ReadOut::plain ? "miou_raw" : "miou"] = percent(scores.all.mean_iou);
+      rows_beside.push_back(
+          {name + " (" + images.dump() + " images): " + read_out_text(type, read_out, patch_size_of(folder)),
+           train::number_text(percent(scores.all.mean_iou)), train::number_text(percent(scores.unseen.mean_iou))});
+    }
+  }
 
   train::Report report("Learned from captions, segmenting by words");
   report.paragraph(
@@ -330,11 +378,13 @@ void run(const Options& options) {
   report.plot("Loss over images seen", "images", curves.loss);
   if (!curves.miou.empty()) report.plot("mIoU on 200 dev scenes over images seen", "images", curves.miou);
   report.heading("Scenes it has never seen");
-  report.paragraph("Picture, true labels, prediction (all " + std::to_string(names.size()) +
+  const bool with_groups = !gated.groups.front().labels.empty();
+  report.paragraph(std::string("Picture, true labels, prediction") + (with_groups ? ", groups" : "") + " (all " +
+                   std::to_string(names.size()) +
                    " words offered everywhere). Every second scene holds a combination that training never showed.");
   const auto palette = palette_of(set);
   report.begin_gallery();
-  std::vector<std::array<data::Image, 3>> gallery;
+  std::vector<std::vector<data::Image>> gallery;
   for (size_t i = 0; i < 16 && i < scenes.size(); ++i) {
     const auto& scene = scenes[i];
     constexpr int zoom = 3;
@@ -342,19 +392,20 @@ void run(const Options& options) {
         {data::resize(scene.image, scene.image.width * zoom, scene.image.height * zoom, data::Filter::nearest),
          picture_of_labels(scene, scene.labels, names, palette),
          picture_of_labels(scene, gated.predictions[i], names, palette)});
-    report.pictures({gallery.back().begin(), gallery.back().end()},
-                    scene.caption + (scene.unseen ? " (unseen combination)" : ""));
+    if (with_groups) gallery.back().push_back(picture_of_groups(scene, gated.groups[i]));
+    report.pictures(gallery.back(), scene.caption + (scene.unseen ? " (unseen combination)" : ""));
   }
   report.end_gallery();
   report.heading("Read-outs");
   std::vector<std::vector<std::string>> read_outs = {
-      {system + ": patches at stride " + std::to_string(patch) + ", no gate",
-       train::number_text(percent(raw.all.mean_iou)), train::number_text(percent(raw.unseen.mean_iou))},
-      {system + ": patches at stride " + std::to_string(patch / 2) + ", image gate",
-       train::number_text(percent(gated.all.mean_iou)), train::number_text(percent(gated.unseen.mean_iou))}};
+      {system + ": " + read_out_text(system, ReadOut::plain, patch), train::number_text(percent(raw.all.mean_iou)),
+       train::number_text(percent(raw.unseen.mean_iou))},
+      {system + ": " + read_out_text(system, ReadOut::best, patch), train::number_text(percent(gated.all.mean_iou)),
+       train::number_text(percent(gated.unseen.mean_iou))}};
+  read_outs.insert(read_outs.end(), rows_beside.begin(), rows_beside.end());
   if (baseline)
-    read_outs.push_back({"plain CLIP (" + metrics["baseline_images_seen"].dump() + " images), stride " +
-                             std::to_string(patch / 2) + ", image gate",
+    read_outs.push_back({"plain CLIP (" + metrics["baseline_images_seen"].dump() +
+                             " images): " + read_out_text("clip", ReadOut::best, patch),
                          train::number_text(percent(baseline->all.mean_iou)),
                          train::number_text(percent(baseline->unseen.mean_iou))});
   read_outs.push_back({"true background everywhere, no object", train::number_text(percent(floor)), "-"});
@@ -374,9 +425,9 @@ void run(const Options& options) {
   report.heading("Go on");
   const std::string here = "build/cpu/examples/";
   report.verbatim(here + "segment --checkpoint " + model.string() +
-                  " --image PICTURE --classes \"dog,grass,key\" --output overlay.png\n" + here +
-                  "train_pacl --data scenes:" + set.name + " --output model --steps 4000\n" + here +
-                  "scenes --set rich --preview rich.png\n" + here + "train_pacl --help");
+                  " --image PICTURE --classes \"dog,grass,key\" --output overlay.png\n" + here + "train_" + system +
+                  " --data scenes:" + set.name + " --output model --steps 4000\n" + here +
+                  "scenes --set rich --preview rich.png\n" + here + "train_" + system + " --help");
 
   std::printf("\n%-14s %6s\n", "class", "IoU %");
   for (const auto& row : rows) std::printf("%-14s %6s\n", row[0].c_str(), row[1].c_str());
@@ -384,7 +435,7 @@ void run(const Options& options) {
     std::printf("\n%-30s %6s\n", "group", "IoU %");
     for (const auto& [group, mean] : groups) std::printf("%-30s %6.1f\n", group.c_str(), percent(mean));
   }
-  std::printf("\nmIoU %.1f %% (unseen combinations %.1f, without gate %.1f; true background everywhere %.1f",
+  std::printf("\nmIoU %.1f %% (unseen combinations %.1f, plain read-out %.1f; true background everywhere %.1f",
               percent(gated.all.mean_iou), percent(gated.unseen.mean_iou), percent(raw.all.mean_iou), percent(floor));
   if (baseline) std::printf("; plain CLIP %.1f", percent(baseline->all.mean_iou));
   std::printf(")\n");
@@ -405,8 +456,12 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   Options options;
   CLI::App app{"Evaluates a model that was trained on rendered scenes and writes report.html and metrics.json.\n"};
-  app.add_option("--model", options.model, "folder that train_pacl or train_clip wrote")->required();
+  app.add_option("--model", options.model, "folder that train_pacl, train_clip or train_segclip wrote")->required();
   app.add_option("--baseline", options.baseline, "folder of a second model to compare with");
+  app.add_option("--beside", options.beside, "NAME=FOLDER: more models whose figures stand in the table of read-outs")
+      ->check([](const std::string& text) {
+        return text.find('=') == std::string::npos ? "--beside wants NAME=FOLDER, not " + text : std::string();
+      });
   app.add_option("--output", options.output, "folder of report.html and metrics.json")->capture_default_str();
   app.add_option("--scenes", options.scenes, "the set that the model was trained on")
       ->check(CLI::IsMember({"classic", "rich"}))

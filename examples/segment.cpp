@@ -14,7 +14,7 @@ namespace examples {
 
 struct SegmentOptions {
   SegmentationOptions segmentation;
-  std::string image, output, labels, scores;
+  std::string image, output, labels, scores, groups;
 };
 
 }  // namespace examples
@@ -55,6 +55,22 @@ void write_labels(const fs::path& path, const data::LabelMap& labels, const Segm
   data::write_label_map(path, labels, palette);
 }
 
+/// The groups that a picture's patches were gathered into, each in a colour; windows have colours of their own.
+void write_groups(const fs::path& path, data::Image picture, const segmentation::ScoreMap& map,
+                  const Segmenter& segmenter) {
+  data::LabelMap groups = data::resize(map.groups, picture.width, picture.height);
+  const int count = 1 + *std::max_element(groups.labels.begin(), groups.labels.end());
+  std::vector<std::string> names;
+  for (int g = 0; g < count; ++g) {
+    names.push_back("group " + std::to_string(g % segmenter.model->groups() + 1));
+    if (count > segmenter.model->groups())
+      names.back() += ", window " + std::to_string(g / segmenter.model->groups() + 1);
+  }
+  enlarge_small(picture, groups);
+  data::write_image(path,
+                    segmentation::overlay(picture, groups, names, segmentation::class_palette(count), {.ignored = -1}));
+}
+
 void write_scores(const fs::path& path, Context<Cpu>& ctx, const segmentation::ScoreMap& map,
                   const Segmenter& segmenter, const data::Image& picture) {
   using tessera::io::to_any;
@@ -66,8 +82,8 @@ void write_scores(const fs::path& path, Context<Cpu>& ctx, const segmentation::S
                      .patch_embeddings;
   }
   std::vector<tessera::io::NamedTensor> tensors = {{"scores", to_any(map.scores)},
-                                                   {"patch_embeddings", to_any(embeddings)},
                                                    {"text_embeddings", to_any(segmenter.embeddings.vectors)}};
+  if (embeddings) tensors.push_back({"patch_embeddings", to_any(embeddings)});  // SegCLIP scores groups, not patches
   if (map.gate) tensors.push_back({"gate", to_any(map.gate)});
   tessera::io::Json names =
       tessera::io::Json::array();  // of the rows: the background has none, synonyms may have several
@@ -121,7 +137,7 @@ void run(const Options& options) {
                      options.labels, " must end in .png (JPEG would change labels)");
   }
   if (many) {
-    for (const auto& folder : {output, options.labels, options.scores})
+    for (const auto& folder : {output, options.labels, options.scores, options.groups})
       if (!folder.empty()) make_folder(folder);
   }
   std::vector<fs::path> results;
@@ -129,11 +145,14 @@ void run(const Options& options) {
     results.push_back(target(output, many, name, ".png"));
     if (!options.labels.empty()) results.push_back(target(options.labels, many, name, ".png"));
     if (!options.scores.empty()) results.push_back(target(options.scores, many, name, ".safetensors"));
+    if (!options.groups.empty()) results.push_back(target(options.groups, many, name, ".png"));
   }
   require_distinct(results, pictures);
   Context<Cpu> ctx;
   Context<ThisDevice> device;
   const Segmenter segmenter = make_segmenter(ctx, device, options.segmentation);
+  tessera::require(options.groups.empty() || segmenter.model->groups() > 0, "--groups ", options.groups,
+                   ": the system ", segmenter.model->system(), " forms no groups; segclip does");
   std::optional<tessera::train::Progress> progress;
   if (many) progress.emplace("segmenting", int64_t(pictures.size()), "pictures");
   std::vector<std::string> damaged;
@@ -154,6 +173,7 @@ void run(const Options& options) {
     if (!options.labels.empty()) write_labels(target(options.labels, many, names[i], ".png"), labels, segmenter);
     if (!options.scores.empty())
       write_scores(target(options.scores, many, names[i], ".safetensors"), ctx, map, segmenter, picture);
+    if (!options.groups.empty()) write_groups(target(options.groups, many, names[i], ".png"), picture, map, segmenter);
     if (progress) {
       progress->advance(1, names[i]);
       continue;
@@ -168,6 +188,7 @@ void run(const Options& options) {
   std::printf("%s: %s\n", many ? "overlays in" : "overlay", output.c_str());
   if (!options.labels.empty()) std::printf("label map%s: %s\n", many ? "s in" : "", options.labels.c_str());
   if (!options.scores.empty()) std::printf("scores%s: %s\n", many ? " in" : "", options.scores.c_str());
+  if (!options.groups.empty()) std::printf("groups%s: %s\n", many ? " in" : "", options.groups.c_str());
   tessera::require<tessera::IoError>(
       damaged.empty(), damaged.size(), " of ", pictures.size(),
       " pictures could not be read; the first: ", damaged.empty() ? std::string() : damaged.front());
@@ -202,6 +223,9 @@ int main(int argc, char** argv) {
   app.add_option("--save-scores", options.scores,
                  "a safetensors file with scores [classes, h, w], patch_embeddings [h, w, d] and text_embeddings "
                  "[classes, d]; a folder for a folder");
+  app.add_option("--groups", options.groups,
+                 "segclip: the picture tinted by the groups that its patches were gathered into (.png, .jpg); a folder "
+                 "for a folder");
   return run_program(app, argc, argv, "segment", [&] { Devices<Options>::run(options.segmentation.device, options); });
 }
 #endif

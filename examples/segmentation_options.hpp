@@ -100,26 +100,35 @@ struct SegmentationOptions {
   std::string device = "cpu";
   double background = 0, key_smoothing = 0, prompt_denoising = 0;
   std::optional<double> gate;
-  int64_t patch_stride = 0;
+  int64_t patch_stride = 0, likely_classes = 5;
 
   void add_to(CLI::App& app, const std::string& classes_help) {
     model.add_to(app);
     app.add_option("--classes", classes, classes_help)->required();
     app.add_option("--system", system,
                    "maskclip (any CLIP; the last block keeps residual and MLP, as the official code), maskclip-value "
-                   "(value path alone), pacl, or auto: what config.json names, else maskclip")
-        ->check(CLI::IsMember({"auto", "maskclip", "maskclip-value", "pacl"}))
+                   "(value path alone), pacl, segclip (the released evaluation), segclip-cosine (the paper's), or "
+                   "auto: what config.json names, else maskclip")
+        ->check(CLI::IsMember({"auto", "maskclip", "maskclip-value", "pacl", "segclip", "segclip-cosine"}))
         ->capture_default_str();
     app.add_option("--background", background,
-                   "label 0 (background) where the largest probability, softmax over classes of scale * cosine, is "
-                   "below this")
+                   "label 0 (background) where the largest probability, softmax over classes of scale * cosine "
+                   "(segclip: the largest affinity), is below this")
         ->check(in_range(0, 1));
     app.add_option("--size", predictor.size, "short side of the resized picture; default: the checkpoint's image size")
         ->check(CLI::Range(1, 2048));
-    app.add_option("--window", predictor.window, "side of sliding windows on the resized picture; default: none")
+    app.add_option("--window", predictor.window,
+                   "side of sliding windows on the resized picture; default: none (segclip: the image size)")
         ->check(CLI::Range(1, 2048));
-    app.add_option("--stride", predictor.window_stride, "pixels from window to window; default: half the window")
+    app.add_option("--stride", predictor.window_stride,
+                   "pixels from window to window; default: half the window (segclip: the window)")
         ->check(CLI::Range(1, 2048));
+    app.add_flag("--opencv-resize", predictor.opencv_resize,
+                 "resize pictures as mmsegmentation does (OpenCV's bilinear filter) instead of as CLIP does");
+    app.add_option("--likely-classes", likely_classes,
+                   "segclip: only the classes that fit the whole window best are considered, so many")
+        ->check(CLI::Range(int64_t(1), int64_t(100000)))
+        ->capture_default_str();
     app.add_option("--numerics", numerics,
                    "clip: the checkpoint's activation, epsilon and image statistics; official: those of MaskCLIP's "
                    "code (GELU, 1e-6, ImageNet's)")
@@ -185,7 +194,13 @@ Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const Segme
   dense.maskclip.patch_stride = options.patch_stride;
   dense.maskclip_gate = options.gate.value_or(0);
   dense.pacl = {options.patch_stride, options.gate.value_or(1)};
+  dense.segclip = {.likely_classes = options.likely_classes, .background = options.background};
   segmenter.model = systems::load_dense_model(device, options.model.checkpoint, dense);
+  const int64_t usual_window = segmenter.model->usual_window();
+  if (segmenter.predictor.window == 0 && usual_window > 0) {
+    segmenter.predictor.window = int(usual_window);
+    segmenter.predictor.window_stride = int(usual_window);
+  }
 
   auto& list = segmenter.list;
   int background = -1;
@@ -204,8 +219,11 @@ Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const Segme
   segmenter.embeddings = options.model.embed(ctx, *segmenter.model, list, background, segmenter.prompts);
   for (const int32_t asked : segmenter.embeddings.class_of_row)
     segmenter.rule.label_of_row.push_back(uint16_t(asked + (background >= 0 && asked >= background ? 1 : 0)));
-  segmenter.rule.background_threshold = options.background;
   segmenter.rule.background_label = uint16_t(std::max(background, 0));
+  if (segmenter.model->scores_background())  // by itself, in the row behind the classes
+    segmenter.rule.label_of_row.push_back(segmenter.rule.background_label);
+  else
+    segmenter.rule.background_threshold = options.background;
   segmenter.rule.scale = segmenter.model->scale();
   return segmenter;
 }

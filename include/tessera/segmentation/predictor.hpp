@@ -78,6 +78,9 @@ struct PredictorOptions {
   int longest_side = 2048;  ///< of the resized picture; a longer one is made smaller, keeping its proportions
   int window = 0;           ///< side of sliding windows, in resized pixels; 0: the whole picture at once
   int window_stride = 0;    ///< 0: half the window
+  /// Pictures are resized as mmsegmentation does: by OpenCV's bilinear filter, which does not smooth, both sides
+  /// rounded.
+  bool opencv_resize = false;
 };
 
 /// The scores of one picture, coarse, and where they lie on it.
@@ -149,9 +152,13 @@ inline ScoreMap score_picture(Context<Cpu>& ctx, const DenseModel& model,
           options.window_stride, " must not be negative");
   ScoreMap map;
   map.original = {picture.width, picture.height};
-  map.resized = resized_size(picture, options.size > 0 ? options.size : int(model.image_size()), options.longest_side);
-  const Image resized =
-      data::resize(data::to_rgb(picture), map.resized.width, map.resized.height, data::Filter::bicubic);
+  const int side = options.size > 0 ? options.size : int(model.image_size());
+  map.resized = options.opencv_resize ? data::keep_ratio_size(picture.width, picture.height, options.longest_side, side)
+                                      : resized_size(picture, side, options.longest_side);
+  const Image rgb = data::to_rgb(picture);
+  const Image resized = options.opencv_resize
+                            ? data::resize_cv2_linear(rgb, map.resized.width, map.resized.height)
+                            : data::resize(rgb, map.resized.width, map.resized.height, data::Filter::bicubic);
   const auto score = [&](const Image& image) {
     const auto input = padded_tensor(ctx, image, model.statistics(), model.patch_size(), model.stride());
     DenseScores dense = model.score(ctx, input, class_embeddings);
