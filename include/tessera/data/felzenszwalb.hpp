@@ -279,35 +279,42 @@ class EdgeQueue {
   /// out.
   template <class Drop, class Visit>
   void drain(Drop&& drop, Visit&& visit) {
-    std::vector<Edge> sorted;
+    std::vector<Edge> scratch;
     for (size_t i = 0; i < buckets; ++i) {
       Edge* begin = edges_.get() + begin_[i];
       Edge* end = std::remove_if(begin, edges_.get() + begin_[i + 1], drop);
-      sort(begin, end, sorted);
+      sort(begin, end, scratch);
       for (Edge* edge = begin; edge != end; ++edge) visit(*edge);
     }
   }
 
  private:
   // The bits of a number above 0 rise with it. Those of weight + 2^-14 rise evenly below 2^-14 and by powers of two
-  // above. Weights are below 2, so the upper 4 + 8 of the bits that are counted from 2^-14 number the buckets; the next
-  // 8 deal a bucket's edges once more.
-  static constexpr int bucket_bits = 12, part_bits = 8;
-  static constexpr size_t buckets = size_t(1) << bucket_bits, parts = size_t(1) << part_bits;
+  // above. Weights are below 2, so the upper 4 + 8 of the bits that are counted from 2^-14 number the buckets.
+  static constexpr int bucket_bits = 12, max_part_bits = 10;
+  static constexpr size_t buckets = size_t(1) << bucket_bits;
   static uint64_t key(double weight) {
     return std::bit_cast<uint64_t>(weight + 0x1p-14) - std::bit_cast<uint64_t>(0x1p-14);
   }
   static size_t bucket(double weight) { return size_t(key(weight) >> (56 - bucket_bits)); }
-  static size_t part(double weight) { return size_t(key(weight) >> (56 - bucket_bits - part_bits)) % parts; }
 
+  /// Deals the edges into about half as many parts, and sorts each.
   static void sort(Edge* begin, Edge* end, std::vector<Edge>& scratch) {
-    if (end - begin <= 32) return std::sort(begin, end);
-    std::array<uint32_t, parts + 1> next{};
-    for (const Edge* edge = begin; edge != end; ++edge) ++next[part(edge->weight) + 1];
-    for (size_t i = 0; i < parts; ++i) next[i + 1] += next[i];
+    const auto count = size_t(end - begin);
+    if (count <= 16) return std::sort(begin, end);
+    const int bits = std::min(max_part_bits, int(std::bit_width(count)) - 2);
+    const auto part = [&](const Edge& edge) {
+      return size_t(key(edge.weight) >> (56 - bucket_bits - bits)) & ((size_t(1) << bits) - 1);
+    };
+    std::array<uint32_t, (size_t(1) << max_part_bits) + 1> next;
+    std::fill_n(next.begin(), (size_t(1) << bits) + 1, 0u);
+    for (const Edge* edge = begin; edge != end; ++edge) ++next[part(*edge) + 1];
+    for (size_t i = 0; i < size_t(1) << bits; ++i) next[i + 1] += next[i];
     scratch.assign(begin, end);
-    for (const Edge& edge : scratch) begin[next[part(edge.weight)]++] = edge;
-    for (size_t i = 0; i < parts; ++i) std::sort(begin + (i == 0 ? 0 : next[i - 1]), begin + next[i]);
+    for (const Edge& edge : scratch) begin[next[part(edge)]++] = edge;
+    uint32_t first = 0;
+    for (size_t i = 0; i < size_t(1) << bits; first = next[i++])
+      if (next[i] - first > 1) std::sort(begin + first, begin + next[i]);
   }
 
   std::vector<size_t> begin_;  // of each bucket in edges_
