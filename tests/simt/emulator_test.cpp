@@ -84,10 +84,10 @@ TEST_CASE("emulator: bounds, alignment, uninitialised memory, stacks", "[simt]")
   CHECK(fault_of(ctx, rules::arena_kernel, 1, 32, 128, out.data, 32) == "");
   CHECK_THAT(fault_of(ctx, rules::arena_kernel, 1, 32, 128, out.data, 33),
              contains("takes 132 bytes of shared memory, but the launch gave 128"));
-  CHECK(fault_of(ctx, rules::static_array_kernel, 1, 1, 227 * 1024 - 4096, out.data) == "");
+  CHECK(fault_of(ctx, rules::static_array_kernel, 1, 1, 163 * 1024 - 4096, out.data) == "");
   CHECK(to_host(out)[0] == 16);
-  CHECK_THAT(fault_of(ctx, rules::static_array_kernel, 1, 1, 227 * 1024 - 4095, out.data),
-             contains("4096 bytes beside the 228353 that the launch asks for"));
+  CHECK_THAT(fault_of(ctx, rules::static_array_kernel, 1, 1, 163 * 1024 - 4095, out.data),
+             contains("4096 bytes beside the 162817 that the launch asks for"));
   if (!simt::checked()) return;
   CHECK_THAT(fault_of(ctx, rules::wrong_group_count_kernel, 1, 1, 0, out.data, Floats::zeros(ctx, {8}).data),
              contains("a copy is not waited for"));
@@ -240,7 +240,7 @@ TEST_CASE("emulator: a library's call is work of its stream, and its reads and w
     REQUIRE_THROWS_WITH(ctx.synchronize(), contains("matmul: read of uninitialised memory"));
   } else {
     CHECK(result(false, true, simt::Order::descending, 1) == 4);  // x before it was added to
-    int early = 0;  // c was doubled before it was written
+    int early = 0;                                                // c was doubled before it was written
     for (uint64_t seed = 0; seed < 20; ++seed) early += result(true, false, simt::Order::random, seed) != 8;
     CHECK(early > 0);
   }
@@ -277,8 +277,10 @@ TEST_CASE("emulator: launches that CUDA refuses, and messages that repeat a run"
   REQUIRE_ERROR(start(1, 2048, 0), simt::Fault, "a block of 2048 threads (x)");
   REQUIRE_ERROR(start(1, {64, 32}, 0), simt::Fault, "a block of 2048 threads, but at most 1024");
   REQUIRE_ERROR(start({1, 70000}, 32, 0), simt::Fault, "a grid of 70000 blocks (y)");
-  REQUIRE_ERROR(start(1, 32, 300000), simt::Fault, "300000 bytes of shared memory asked for");
+  REQUIRE_ERROR(start(1, 32, 170000), simt::Fault, "at most 166912 (settings().shared_bytes)");  // an A100's
   const InOrder setting(simt::Order::random, 17);
+  simt::settings().shared_bytes = 99 * 1024;
+  REQUIRE_ERROR(start(1, 32, 110000), simt::Fault, "110000 bytes of shared memory asked for");
   CHECK_THAT(fault_of(ctx, rules::misaligned_pack_kernel, 1, 1, 0, out.data, out.data),
              contains("again with TESSERA_SIMT_ORDER=random TESSERA_SIMT_SEED=17"));
 }

@@ -1,5 +1,5 @@
-// What the tests of kernels share. The same test runs on the emulated device and, compiled by nvcc from a file that only
-// includes it, on a GPU.
+// What the tests of kernels share. The same test runs on the emulated device and, compiled by nvcc from a file that
+// only includes it, on a GPU.
 #pragma once
 #include <vector>
 
@@ -33,6 +33,11 @@ struct InOrder {
   explicit InOrder(Order, uint64_t = 1) {}
   ~InOrder() {}  // as if it did something, so that no compiler warns of an unused variable
 };
+/// A GPU's shared memory is what it is.
+struct SharedLimit {
+  explicit SharedLimit(size_t) {}
+  ~SharedLimit() {}
+};
 #else
 using tessera::simt::all_orders;
 using tessera::simt::Fault;
@@ -52,6 +57,20 @@ class InOrder {
 
  private:
   tessera::simt::Settings before_;
+};
+
+/// Gives blocks on the emulator so much shared memory, for as long as it lives.
+class SharedLimit {
+ public:
+  explicit SharedLimit(size_t bytes) : before_(tessera::simt::settings().shared_bytes) {
+    tessera::simt::settings().shared_bytes = bytes;
+  }
+  ~SharedLimit() { tessera::simt::settings().shared_bytes = before_; }
+  SharedLimit(const SharedLimit&) = delete;
+  SharedLimit& operator=(const SharedLimit&) = delete;
+
+ private:
+  size_t before_;
 };
 #endif
 

@@ -10,6 +10,15 @@
 namespace tessera::kernels {
 inline namespace cuda_provider {
 
+/// The shared memory that a block may have on this device: 163 KiB on sm_80, 227 on sm_90, 99 on 8.6, 8.9 and 12.0.
+inline size_t most_shared_bytes(const Context<Cuda>&) {
+  int device = 0, bytes = 0;
+  cuda::check(cudaGetDevice(&device), "the current CUDA device");
+  cuda::check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+              "the shared memory of a block");
+  return size_t(bytes);
+}
+
 /// Queues `kernel` on the context's stream. Throws cuda::Fault where CUDA refuses the launch.
 template <class... Parameter, class... Argument>
 void launch(const char* name, void (*kernel)(Parameter...), dim3 grid, dim3 block, size_t shared_bytes,
@@ -21,10 +30,11 @@ void launch(const char* name, void (*kernel)(Parameter...), dim3 grid, dim3 bloc
     cudaGetLastError();
     fail<cuda::Fault>(name, ": the launch of ", grid.x, "x", grid.y, "x", grid.z, " blocks of ", block.x, "x", block.y,
                       "x", block.z, " threads with ", shared_bytes,
-                      " bytes of shared memory failed: ", cudaGetErrorString(status));
+                      " bytes of shared memory failed (this GPU gives a block at most ", most_shared_bytes(ctx),
+                      " together with the kernel's own arrays): ", cudaGetErrorString(status));
   };
-  constexpr size_t without_asking = 48 * 1024;
-  if (shared_bytes > without_asking)
+  // Without asking, a block gets 48 KiB together with the kernel's own arrays, whose size is not known here.
+  if (shared_bytes > 0)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
   const auto start = [&](auto... values) {
     void* pointers[] = {static_cast<void*>(&values)..., nullptr};

@@ -22,6 +22,8 @@ inline namespace TESSERA_PROVIDER {
 /// Lanes of a warp, and the mask that names all of them.
 inline constexpr int warp_size = 32;
 inline constexpr unsigned full_mask = 0xffffffffu;
+/// The shared memory that every GPU from sm_80 on gives a block, for kernels that are to run on all of them.
+inline constexpr size_t least_shared_bytes = 99 * 1024;
 
 /// Consecutive elements that move as one load or store of up to 16 bytes; the address must be a multiple of the size.
 template <class T, int Count = int(16 / sizeof(T))>

@@ -31,6 +31,8 @@ struct Backend<op::attention, kernels::KernelDevice> {
     for_width(problem.channels, [&](auto width) {
       constexpr int Width = decltype(width)::value;
       using E = kernels::tile_element<T>;
+      static_assert(Traits::shared_bytes<E, Width>(1) <= kernels::least_shared_bytes &&
+                    Traits::shared_bytes<E, Width>(Traits::most_key_groups<E, Width>) <= kernels::least_shared_bytes);
       const auto start = [&](auto groups) {
         constexpr int KeyGroups = decltype(groups)::value;
         kernels::launch(name, kernels::attention_forward_kernel<T, Width, KeyGroups>,
@@ -55,21 +57,28 @@ struct Backend<op::attention, kernels::KernelDevice> {
     constexpr auto name = "attention_backward";
     const auto problem = describe<T>(name, query, key, key_lengths, options);
     if constexpr (std::is_same_v<T, bfloat16>) {
+      bool done = false;  // not where the GPU's shared memory is too small for 209 keys and more
       if (fits_block(problem) && problem.queries <= kernels::attention_resident_traits::most_rows && key.size() > 0)
-        return for_key_steps(problem.keys, [&](auto steps) {
+        for_key_steps(problem.keys, [&](auto steps) {
           constexpr int KeySteps = decltype(steps)::value;
           using Resident = kernels::attention_resident_backward_traits<KeySteps>;
+          done = Resident::shared_bytes <= kernels::most_shared_bytes(ctx);
+          if (!done) return;
           kernels::launch(name, kernels::attention_resident_backward_kernel<KeySteps>, heads(name, key),
                           unsigned(Resident::threads), Resident::shared_bytes, ctx, strided(d_query), strided(d_key),
                           strided(d_value), strided(d_out), log_sum_exp.data, strided(out), strided(query),
                           strided(key), strided(value), problem);
         });
+      if (done) return;
     }
     Tensor<float, 3, Device> dots(ctx, log_sum_exp.shape);
     if (query.size() > 0) start_dots<T>(ctx, dots, d_out, out, problem);
     for_width(problem.channels, [&](auto width) {
       constexpr int Width = decltype(width)::value;
       using E = kernels::tile_element<T>;
+      static_assert((sizeof(E) == 4 && Width == 128) ||  // 132 KiB: refused by the smallest GPUs
+                    (QueryTraits::shared_bytes<E, Width>(1) <= kernels::least_shared_bytes &&
+                     KeyTraits::shared_bytes<E, Width>() <= kernels::least_shared_bytes));
       const auto start_d_query = [&](auto groups) {
         constexpr int KeyGroups = decltype(groups)::value;
         kernels::launch("attention_d_query", kernels::attention_d_query_kernel<T, Width, KeyGroups>,

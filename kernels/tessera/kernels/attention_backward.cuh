@@ -16,14 +16,21 @@ struct attention_dots_traits {
   static constexpr int threads = 128;
   static constexpr int lanes = 8, rows_of_block = threads / lanes;  // lanes of a row
 };
-struct attention_d_query_traits : attention_traits {
+struct attention_backward_traits : attention_traits {
+  // Smaller tiles than the forward pass has: they stand beside two blocks of rows.
+  template <class E, int Width>
+  static constexpr int tile_rows = Width* int(sizeof(E)) >= 256 ? 32 : 64;
+  template <class E, int Width>
+  static constexpr int most_key_groups = tile_rows<E, Width> / 16;
+};
+struct attention_d_query_traits : attention_backward_traits {
   template <class E, int Width>
   static constexpr size_t shared_bytes(int key_groups) {
     return sizeof(E) * size_t((2 * block_queries(key_groups) + 4 * tile_rows<E, Width>)*tile_stride<E, Width>) +
            sizeof(float) * size_t(part_floats(Width, key_groups));
   }
 };
-struct attention_d_key_value_traits : attention_traits {
+struct attention_d_key_value_traits : attention_backward_traits {
   static constexpr int block_keys = 16 * warps;
   // Wide floats: the sums of both outputs would not fit into registers, so each has blocks of its own (blockIdx.y).
   template <class E, int Width>

@@ -26,6 +26,9 @@ struct attention_traits {
   }
 };
 struct attention_forward_traits : attention_traits {
+  // What the groups leave for each other would not fit beside the tiles of the widest floats.
+  template <class E, int Width>
+  static constexpr int most_key_groups = Width* int(sizeof(E)) > 256 ? 1 : attention_traits::most_key_groups<E, Width>;
   template <class E, int Width>
   static constexpr size_t shared_bytes(int key_groups) {
     return sizeof(E) * size_t((block_queries(key_groups) + 4 * tile_rows<E, Width>)*tile_stride<E, Width>) +

@@ -1,5 +1,5 @@
 // Products of matrices inside fused losses: a block multiplies a tile of 128 x 128 by the tensor cores, its operands
-// arriving in shared memory three steps of depth ahead (cp.async). bfloat16 goes through mma m16n8k16; all else is held
+// arriving in shared memory steps of depth ahead (cp.async). bfloat16 goes through mma m16n8k16; all else is held
 // as float and split into two tf32 numbers, so that three products give nearly all of float's 24 bits (Ootomo and
 // Yokota, 2022).
 //
@@ -15,7 +15,10 @@ inline namespace TESSERA_PROVIDER {
 
 struct matrix_tile_traits {
   static constexpr int threads = 256;
-  static constexpr int rows = 128, columns = 128, depth = 32, stages = 3;
+  static constexpr int rows = 128, columns = 128, depth = 32;
+  // Steps of depth that shared memory holds: of floats fewer, so that every GPU has room for a block.
+  template <class E>
+  static constexpr int stages = sizeof(E) == 4 ? 2 : 3;
   // 2 x 4 warps; a warp's part is 64 x 32: 4 x 4 tiles of 16 x 8.
   static constexpr int warps_down = 2, warps_across = 4, tiles_down = 4, tiles_across = 4;
 };
@@ -77,17 +80,18 @@ class MatrixTile {
   static_assert(std::is_same_v<E, typename BSlice::E>, "tessera: operands are both bfloat16, or neither is");
 
  public:
-  static constexpr size_t shared_bytes = size_t(Traits::stages) * (ASlice::elements + BSlice::elements) * sizeof(E);
+  static constexpr int stages = Traits::template stages<E>;
+  static constexpr size_t shared_bytes = size_t(stages) * (ASlice::elements + BSlice::elements) * sizeof(E);
+  static_assert(shared_bytes <= least_shared_bytes);
 
   /// The stages in shared memory that all products of a kernel go through. To be asked for once.
   struct Workspace {
-    using AStages = decltype(std::declval<SharedArena&>().template stages<E, Traits::stages, ASlice::elements>());
-    using BStages = decltype(std::declval<SharedArena&>().template stages<E, Traits::stages, BSlice::elements>());
+    using AStages = decltype(std::declval<SharedArena&>().template stages<E, stages, ASlice::elements>());
+    using BStages = decltype(std::declval<SharedArena&>().template stages<E, stages, BSlice::elements>());
     AStages a;
     BStages b;
     TESSERA_DEVICE explicit Workspace(SharedArena& arena)
-        : a(arena.stages<E, Traits::stages, ASlice::elements>()),
-          b(arena.stages<E, Traits::stages, BSlice::elements>()) {}
+        : a(arena.stages<E, stages, ASlice::elements>()), b(arena.stages<E, stages, BSlice::elements>()) {}
   };
 
   /// The tile at (first_row, first_column) of the product of a [rows, depth] and b [columns, depth].
@@ -100,7 +104,7 @@ class MatrixTile {
     const int steps = int(ceil_div(depth, Traits::depth));
     const auto load = [&](int step) {
       if (step < steps) {
-        const int stage = step % Traits::stages;
+        const int stage = step % stages;
         const int64_t k = int64_t(step) * Traits::depth;
         ASlice::load(work.a[stage], a, first_row, rows, k, depth);
         BSlice::load(work.b[stage], b, first_column, columns, k, depth);
@@ -108,12 +112,12 @@ class MatrixTile {
       cp_async_commit();  // a group a step, so that one number of pending groups fits all steps
     };
     __syncthreads();  // an earlier product's last step
-    for (int step = 0; step < Traits::stages - 1; ++step) load(step);
+    for (int step = 0; step < stages - 1; ++step) load(step);
     for (int step = 0; step < steps; ++step) {
-      cp_async_wait<Traits::stages - 2>();
+      cp_async_wait<stages - 2>();
       __syncthreads();  // this step has arrived for all, and all are done with the one whose place is filled next
-      load(step + Traits::stages - 1);
-      accumulate(work.a[step % Traits::stages], work.b[step % Traits::stages]);
+      load(step + stages - 1);
+      accumulate(work.a[step % stages], work.b[step % stages]);
     }
     cp_async_wait<0>();
   }
@@ -184,7 +188,7 @@ class MatrixTile {
         return along ? slice[i * stride + k] : slice[k * stride + i];
       };
       TESSERA_NO_UNROLL  // unrolled, the reads ahead would take more registers than there are
-      for (int k = 0; k < Traits::depth; k += 8) {
+          for (int k = 0; k < Traits::depth; k += 8) {
         uint32_t left[Traits::tiles_down][4], left_rest[Traits::tiles_down][4];
         TESSERA_UNROLL
         for (int m = 0; m < Traits::tiles_down; ++m) TESSERA_UNROLL

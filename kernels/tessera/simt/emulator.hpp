@@ -27,11 +27,14 @@ enum class Order : uint8_t { ascending, descending, random };
 inline constexpr std::array<Order, 3> all_orders = {Order::ascending, Order::descending, Order::random};
 
 /// The emulator's settings, for the whole process. They start from the environment: TESSERA_SIMT_ORDER (ascending,
-/// descending, random), TESSERA_SIMT_SEED (a number), TESSERA_SIMT_COUNTERS (1).
+/// descending, random), TESSERA_SIMT_SEED (a number), TESSERA_SIMT_COUNTERS (1), TESSERA_SIMT_SHARED_BYTES (a number).
 struct Settings {
   Order order = Order::ascending;
   uint64_t seed = 1;      ///< of the random order; stands in the message of every fault
   bool counters = false;  ///< count memory requests (counters())
+  /// Shared memory that a block may have, declared and launched together: an A100's (sm_80). An H100 has 227 KiB, GPUs
+  /// of compute capability 8.6, 8.9 and 12.0 have 99.
+  size_t shared_bytes = 163 * 1024;
 };
 Settings& settings();
 std::string_view order_name(Order order);

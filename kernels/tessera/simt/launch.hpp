@@ -26,6 +26,9 @@ struct KernelCall<std::index_sequence<Index...>, T...> : KernelArgument<Index, T
   void operator()() const { kernel(static_cast<const KernelArgument<Index, T>&>(*this).value...); }
 };
 
+/// The shared memory that a block may have on this device.
+inline size_t most_shared_bytes(const Context<Simt>&) { return simt::settings().shared_bytes; }
+
 /// Queues `kernel` on the context's stream. Throws simt::Fault where CUDA would refuse the launch; what the kernel does
 /// wrong is thrown by the next synchronisation (as by Memory<Simt>::to_host).
 template <class... Parameter, class... Argument>

@@ -14,9 +14,8 @@
 namespace tessera::simt {
 
 inline constexpr int lanes = 32;
-inline constexpr size_t most_threads = 1024;                // of a block
-inline constexpr size_t most_static_shared = 48 * 1024;     // bytes of TESSERA_SHARED arrays
-inline constexpr size_t most_launched_shared = 227 * 1024;  // bytes that a launch may ask for (sm_90)
+inline constexpr size_t most_threads = 1024;             // of a block
+inline constexpr size_t most_static_shared = 48 * 1024;  // bytes of TESSERA_SHARED arrays
 
 /// A launch as it waits in a stream.
 struct Launch {

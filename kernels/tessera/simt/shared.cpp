@@ -93,10 +93,10 @@ void* shared_array(const void* key, size_t bytes, size_t, Site caller) {
     fault(sentence("TESSERA_SHARED at ", place(caller), ": the kernel's arrays take ", m.static_bytes,
                    " bytes, but at most ", most_static_shared, " may be declared (ask the launch for more)"));
   const size_t given = m.launch->shape.shared_bytes;
-  if (m.static_bytes + given > most_launched_shared)
+  if (m.static_bytes + given > settings().shared_bytes)
     fault(sentence("TESSERA_SHARED at ", place(caller), ": the kernel's arrays take ", m.static_bytes,
                    " bytes beside the ", given, " that the launch asks for, but a block can have at most ",
-                   most_launched_shared));
+                   settings().shared_bytes, " (settings().shared_bytes)"));
   return add_chunk(key, 0, shared_alignment, bytes, caller);
 }
 

@@ -239,6 +239,8 @@ Settings settings_from_environment() {
   }
   if (const char* seed = std::getenv("TESSERA_SIMT_SEED")) chosen.seed = std::strtoull(seed, nullptr, 10);
   if (const char* count = std::getenv("TESSERA_SIMT_COUNTERS")) chosen.counters = std::strcmp(count, "1") == 0;
+  if (const char* bytes = std::getenv("TESSERA_SIMT_SHARED_BYTES"))
+    chosen.shared_bytes = size_t(std::strtoull(bytes, nullptr, 10));
   return chosen;
 }
 
@@ -313,8 +315,9 @@ void queue_launch(Stream& stream, const char* name, const LaunchShape& shape, vo
   const uint64_t threads = uint64_t(block[0]) * block[1] * block[2];
   require<Fault>(threads <= most_threads, what, "a block of ", threads, " threads, but at most ", most_threads,
                  " are allowed");
-  require<Fault>(shared_bytes <= most_launched_shared, what, shared_bytes,
-                 " bytes of shared memory asked for, but a block can have at most ", most_launched_shared);
+  require<Fault>(shared_bytes <= settings().shared_bytes, what, shared_bytes,
+                 " bytes of shared memory asked for, but a block can have at most ", settings().shared_bytes,
+                 " (settings().shared_bytes)");
   const auto* first = static_cast<const unsigned char*>(arguments);
   queue_work(stream.number(), [launch = Launch{name, shape, start, {first, first + bytes}}] {
     run_named(launch.name, "kernel ", [&] { run_launch(launch); });
