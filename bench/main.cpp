@@ -97,6 +97,7 @@ int run(std::vector<char*> arguments) {
   add_product_rows();
   add_token_rows();
   add_loss_rows();
+  add_assignment_rows();
   add_map_rows();
   add_optimiser_rows();
   add_tower_rows();

@@ -97,6 +97,7 @@ void add_normalisation_rows();
 void add_product_rows();
 void add_token_rows();
 void add_loss_rows();
+void add_assignment_rows();
 void add_map_rows();
 void add_optimiser_rows();
 void add_tower_rows();

@@ -290,6 +290,43 @@ def multi_text_contrastive(inputs, name):
     return backward(function, values, ["scores", "logit_scale"])
 
 
+# ---- groups and hidden tokens ---------------------------------------------------------------------------------------
+
+
+def gumbel_softmax(logits, gumbel):
+    """As torch.nn.functional.gumbel_softmax with hard=True, with the noise given."""
+    y = ((logits + gumbel) / 0.9).softmax(-1)
+    index = y.max(-1, keepdim=True)[1]
+    return torch.zeros_like(logits).scatter_(-1, index, 1.0) - y.detach() + y
+
+
+both_ways("gumbel_softmax", gumbel_softmax, ["logits"], "assignment")
+
+
+@peer("gumbel_softmax/draw")
+def gumbel_softmax_draw(inputs, name):
+    return forward(lambda logits: F.gumbel_softmax(logits, 0.9, hard=True), inputs, "assignment")
+
+
+@peer("assignment_pool/forward", "assignment_pool/backward")
+def assignment_pool(inputs, name):
+    inputs = {key: value for key, value in inputs.items() if key != "choice"}
+    function = lambda value, assignment: assignment.mT @ value / assignment.sum(1).clamp(min=1)[..., None]
+    if name.split("/")[1] == "forward":
+        return forward(function, inputs, "pooled")
+    return backward(function, inputs, ["value", "assignment"], "d_pooled")
+
+
+@peer("masked_mse/forward", "masked_mse/backward")
+def masked_mse(inputs, name):
+    mask = inputs["mask"].float()
+    function = lambda prediction, target: (((prediction - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+    values = {"prediction": inputs["prediction"], "target": inputs["target"]}
+    if name.split("/")[1] == "forward":
+        return forward(function, values, "loss")
+    return backward(function, values, ["prediction"])
+
+
 # ---- maps -----------------------------------------------------------------------------------------------------------
 
 
