@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Times tessera beside PyTorch on this machine: builds the preset `bench`, installs PyTorch into an environment of its own
-# (build/bench/venv; TESSERA_BENCH_PYTHON names another interpreter that has torch, transformers and safetensors), runs
+# (build/bench/venv; TESSERA_BENCH_PYTHON names another interpreter that has torch, transformers, safetensors and scikit-image), runs
 # both in turns and writes build/bench/compare.json and docs/benchmarks/cpu.md.
 #   bench/compare.sh [--filter REGEX] [--quick]
 # With --filter or --quick the page goes to build/bench/compare.md instead. OMP_NUM_THREADS sets the threads (2).
@@ -39,13 +39,13 @@ cmake --preset bench -DTESSERA_EXAMPLES=OFF >build/bench/configure.log 2>&1 || {
 cmake --build --preset bench --target tessera_bench -j "$(tessera_jobs)"
 
 python=${TESSERA_BENCH_PYTHON:-build/bench/venv/bin/python}
-if [ -z "${TESSERA_BENCH_PYTHON:-}" ] && ! "$python" -c 'import torch, transformers, safetensors' 2>/dev/null; then
+if [ -z "${TESSERA_BENCH_PYTHON:-}" ] && ! "$python" -c 'import skimage, torch, transformers, safetensors' 2>/dev/null; then
   echo "bench: installing PyTorch into build/bench/venv"
   python3 -m venv build/bench/venv
   # PyTorch's own index has builds without CUDA, a tenth of the size; the default index serves where it is out of reach.
   "$python" -m pip install -q torch --index-url https://download.pytorch.org/whl/cpu ||
     "$python" -m pip install -q torch
-  "$python" -m pip install -q numpy safetensors transformers
+  "$python" -m pip install -q numpy safetensors scikit-image transformers
 fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}

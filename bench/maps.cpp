@@ -1,4 +1,7 @@
-// Rows of maps of scores: resampling, positional embeddings on another grid, the class of every pixel.
+// Rows of maps: resampling scores, positional embeddings on another grid, the class of every pixel, superpixels.
+#include <omp.h>
+
+#include <tessera/data/felzenszwalb.hpp>
 #include <tessera/ops/interpolate.hpp>
 #include <tessera/ops/upsample_argmax.hpp>
 
@@ -48,6 +51,31 @@ void add_positional_embedding(int64_t from, int64_t to, int64_t channels) {
   });
 }
 
+/// On one thread, as its peer is. The picture is like a photo: large shapes of colour, shading, noise.
+void add_felzenszwalb(int height, int width) {
+  add_row(sentence("felzenszwalb/forward/cpu/u8/", extents({height, width})), [=](Row& row) {
+    const Tensor<int32_t, 3> pixels(row.ctx, {height, width, 3});
+    const RandomStream random{.seed = 3};
+    for (int64_t i = 0; i < pixels.size(); ++i) {
+      const double x = double(i / 3 % width) / 40, y = double(i / 3 / width) / 40, c = double(i % 3);
+      const double shape = std::sin(x + 2 * std::sin(0.7 * y + c)) + std::cos(1.3 * y + std::sin(x - c)) > 0.4 ? 90 : 0;
+      const double value = 60 + shape + 12 * c + 20 * std::sin(0.5 * x * y) + 6 * double(random.normal(uint64_t(i)));
+      pixels.data[i] = int32_t(std::clamp(value, 0.0, 255.0));
+    }
+    row.add_input("pixels", pixels);
+    const auto labels = row.output<int32_t>("labels", Shape<2>{height, width});
+    data::Image image(width, height);
+    std::copy(pixels.data, pixels.data + pixels.size(), image.pixels.begin());
+    row.work = [=] {
+      const int threads = omp_get_max_threads();
+      omp_set_num_threads(1);
+      const data::SegmentMap map = data::felzenszwalb(image);
+      omp_set_num_threads(threads);
+      std::copy(map.labels.begin(), map.labels.end(), labels.data);
+    };
+  });
+}
+
 }  // namespace
 
 void add_map_rows() {
@@ -57,6 +85,8 @@ void add_map_rows() {
   add_positional_embedding(14, 28, 768);
   add_upsample_argmax(150, 28, 448, true);
   add_upsample_argmax(150, 28, 448, false);
+  add_felzenszwalb(213, 320);
+  add_felzenszwalb(480, 640);
 }
 
 }  // namespace bench
