@@ -11,11 +11,11 @@ using namespace tessera;
 using namespace tessera_test;
 
 namespace {
-/// About two rows in three count.
+/// Two rows in three count, the first among them.
 template <size_t Rank>
-Tensor<uint8_t, int(Rank)> random_mask(Context<Cpu>& ctx, const std::array<int64_t, Rank>& shape, uint64_t seed) {
+Tensor<uint8_t, int(Rank)> some_rows(Context<Cpu>& ctx, const std::array<int64_t, Rank>& shape) {
   Tensor<uint8_t, int(Rank)> mask(ctx, shape);
-  for (int64_t i = 0; i < mask.size(); ++i) mask.data[i] = RandomStream{seed, 0, 0}.below(uint64_t(i), 3) != 0;
+  for (int64_t i = 0; i < mask.size(); ++i) mask.data[i] = i % 3 != 1;
   return mask;
 }
 
@@ -63,7 +63,7 @@ TEMPLATE_TEST_CASE("masked_mse: forward and backward are the definition at every
     INFO("B " << batch << " L " << length << " C " << channels);
     const auto prediction = random_tensor<T, 3>(ctx, {batch, length, channels}, 1);
     const auto target = random_tensor<T, 3>(ctx, {batch, length, channels}, 2);
-    const auto mask = random_mask(ctx, Shape<2>{batch, length}, 6);
+    const auto mask = some_rows(ctx, Shape<2>{batch, length});
     const Run<T> run(ctx, prediction, target, mask);
     const double expected = reference(view(prediction), view(target), view(mask));
     REQUIRE(expected > 0);
@@ -87,7 +87,7 @@ TEST_CASE("masked_mse: gradients agree with finite differences, at any rank", "[
   const auto check = [&]<size_t Rank>(const std::array<int64_t, Rank>& shape) {
     Shape<int(Rank) - 1> rows{};
     std::copy_n(shape.begin(), Rank - 1, rows.begin());
-    const auto mask = random_mask(ctx, rows, 6);
+    const auto mask = some_rows(ctx, rows);
     const auto result = gradcheck(
         ctx, [&](auto& tape, auto p, auto t) { return masked_mse(tape, p, t, mask); },
         random_variable<Rank>(ctx, shape, 1), random_variable<Rank>(ctx, shape, 2));
@@ -137,7 +137,7 @@ TEST_CASE("masked_mse: one gradient alone, in place; the number of threads chang
   auto ctx = nan_filled_context();
   const auto prediction = random_tensor<float, 3>(ctx, {4, 197, 100}, 1);
   const auto target = random_tensor<float, 3>(ctx, {4, 197, 100}, 2);
-  const auto mask = random_mask(ctx, Shape<2>{4, 197}, 6);
+  const auto mask = some_rows(ctx, Shape<2>{4, 197});
   const int before = omp_get_max_threads();
   std::vector<Run<float>> runs;
   for (int threads : {1, 2, 3, 16}) {
