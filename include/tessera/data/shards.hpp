@@ -32,16 +32,19 @@ struct ShardFile {
 /// shard that is not full are kept in memory until then.
 class ShardWriter {
  public:
-  /// Makes the folder. Throws IoError when that fails or when the folder holds shards already.
-  explicit ShardWriter(std::filesystem::path folder, int64_t samples_per_shard = 1000)
-      : folder_(std::move(folder)), samples_per_shard_(samples_per_shard) {
-    require(samples_per_shard > 0, "ShardWriter: ", samples_per_shard, " samples per shard");
+  /// Makes the folder; writes shards from number `first_shard` on. Throws IoError when the folder cannot be made or
+  /// holds other shards than those before it.
+  explicit ShardWriter(std::filesystem::path folder, int64_t samples_per_shard = 1000, int64_t first_shard = 0)
+      : folder_(std::move(folder)), samples_per_shard_(samples_per_shard), shards_(first_shard) {
+    require(samples_per_shard > 0 && first_shard >= 0, "ShardWriter: ", samples_per_shard, " samples per shard, from ",
+            first_shard);
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
     require<IoError>(!error, "cannot make the folder ", folder_.string(), ": ", error.message());
     for (const auto& entry : std::filesystem::directory_iterator(folder_))
-      require<IoError>(entry.path().extension() != ".tar", folder_.string(), " already holds ",
-                       entry.path().filename().string(), "; name an empty folder, or remove its shards first");
+      require<IoError>(entry.path().extension() != ".tar" || entry.path().filename() < shard_name(first_shard),
+                       folder_.string(), " already holds ", entry.path().filename().string(),
+                       "; name an empty folder, or remove its shards first");
   }
 
   /// `key` must not be empty nor hold a dot, slash or zero byte, and must differ from the sample's before.
@@ -53,7 +56,14 @@ class ShardWriter {
     if (int64_t(pending_.size()) == samples_per_shard_) write_shard();
   }
 
-  /// Writes what is left; returns the number of shards.
+  /// The file name of a shard.
+  static std::string shard_name(int64_t number) {
+    char name[32];
+    std::snprintf(name, sizeof name, "%06lld.tar", static_cast<long long>(number));
+    return name;
+  }
+
+  /// Writes what is left; returns the number of shards, those before first_shard included.
   int64_t finish() {
     if (!pending_.empty()) write_shard();
     return shards_;
@@ -84,9 +94,7 @@ class ShardWriter {
   }
 
   void write_shard() {
-    char name[32];
-    std::snprintf(name, sizeof name, "%06lld.tar", static_cast<long long>(shards_));
-    const auto path = folder_ / name;
+    const auto path = folder_ / shard_name(shards_);
     io::write_atomically(path, [&](io::FileWriter& file) {
       Sink sink{file, nullptr};
       const Archive out(archive_write_new(), archive_write_free);
@@ -120,7 +128,7 @@ class ShardWriter {
   }
 
   std::filesystem::path folder_;
-  int64_t samples_per_shard_, shards_ = 0;
+  int64_t samples_per_shard_, shards_;
   std::vector<Pending> pending_;
 };
 

@@ -5,6 +5,7 @@
 // instead.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -122,9 +123,9 @@ inline SegmentMap patch_labels(const SegmentMap& map, int patch, PatchRule rule 
 
 /// What a training crop needs to get labels for its patches.
 struct PatchSegmentOptions {
-  FelzenszwalbOptions felzenszwalb;  ///< of superpixels that are computed, not stored
-  int side = 224;                    ///< of the crop after resizing, in pixels
-  int patch = 16;                    ///< of a patch; must divide `side`
+  FelzenszwalbOptions felzenszwalb = {};  ///< of superpixels that are computed, not stored
+  int side = 224;                         ///< of the crop after resizing, in pixels
+  int patch = 16;                         ///< of a patch; must divide `side`
   PatchRule rule = PatchRule::floor_mean;
   int grid() const { return side / patch; }
 };
@@ -143,6 +144,30 @@ inline SegmentMap crop_patch_labels(const SegmentMap& map, const CropAndFlip& dr
 inline SegmentMap crop_patch_labels(const Image& image, const CropAndFlip& drawn, const PatchSegmentOptions& options) {
   return crop_patch_labels(felzenszwalb(to_rgb(image), options.felzenszwalb), drawn, image.width, image.height,
                            options);
+}
+
+/// Every segment in the mean colour of its pixels, with white lines between segments. `image` is RGB and as large as
+/// `map`.
+inline Image segment_picture(const Image& image, const SegmentMap& map) {
+  require(image.channels == 3 && image.width == map.width && image.height == map.height && !map.empty(),
+          "segment_picture: segments of ", map.width, " x ", map.height, " for a picture of ", image.width, " x ",
+          image.height, " and ", image.channels, " channels");
+  std::vector<std::array<int64_t, 4>> sums(size_t(map.count()));  // red, green, blue, pixels
+  for (size_t i = 0; i < map.labels.size(); ++i) {
+    auto& sum = sums[size_t(map.labels[i])];
+    for (size_t c = 0; c < 3; ++c) sum[c] += image.pixels[3 * i + c];
+    ++sum[3];
+  }
+  Image result(image.width, image.height);
+  for (int y = 0; y < map.height; ++y)
+    for (int x = 0; x < map.width; ++x) {
+      const int32_t label = map.at(x, y);
+      const bool border =
+          (x + 1 < map.width && map.at(x + 1, y) != label) || (y + 1 < map.height && map.at(x, y + 1) != label);
+      const auto& sum = sums[size_t(label)];
+      for (size_t c = 0; c < 3; ++c) result.at(x, y)[c] = border ? 255 : uint8_t(sum[c] / sum[3]);
+    }
+  return result;
 }
 
 /// A label map for files, 16 bits a pixel. Throws ValueError for more than 65,536 segments.

@@ -17,7 +17,7 @@
 #include <tessera/data/dataset.hpp>
 #include <tessera/data/image.hpp>
 #include <tessera/data/resize.hpp>
-#include <tessera/data/superpixels.hpp>
+#include <tessera/data/superpixel_store.hpp>
 
 namespace tessera::train {
 
@@ -29,6 +29,8 @@ struct BatchOptions {
   data::RandomCropOptions crop = {};
   /// Where present, batches come with superpixels, of as many patches as the pictures have at this patch size.
   std::optional<data::PatchSegmentOptions> superpixels = {};
+  /// Where the pictures' superpixels are stored; absent: they are computed as the pictures are loaded.
+  std::shared_ptr<const data::SuperpixelStore> stored_superpixels = {};
   data::ImageStatistics statistics = data::clip_statistics;
   uint64_t seed = 0;
 };
@@ -50,6 +52,9 @@ class Batches {
     require(source_->size() >= options_.batch, "training: the data set has ", source_->size(),
             " pictures, less than one batch of ", options_.batch);
     if (options_.superpixels) options_.superpixels->side = options_.image_size;
+    if (options_.stored_superpixels)
+      require(options_.stored_superpixels->size() == source_->size(), "training: superpixels of ",
+              options_.stored_superpixels->size(), " pictures are stored, but the data set has ", source_->size());
   }
 
   /// The batch of step `step` (from 0). The next step's is begun before this returns.
@@ -82,13 +87,18 @@ class Batches {
         data::normalise_image({batch.images.data + i * plane, {3, side, side}}, fit(sample.image, part),
                               options_.statistics);
         if (batch.superpixels) {
-          const auto map = data::crop_patch_labels(sample.image, part, *options_.superpixels);
+          const auto map = superpixels_of(sample, samples[size_t(i)], part);
           number_from_zero(map.labels, &batch.superpixels(i, 0));
         }
         batch.captions[size_t(i)] = std::move(sample.caption);
       }
     });
     return batch;
+  }
+  data::SegmentMap superpixels_of(const data::Sample& sample, int64_t index, const data::CropAndFlip& part) const {
+    if (!options_.stored_superpixels) return data::crop_patch_labels(sample.image, part, *options_.superpixels);
+    return data::crop_patch_labels(options_.stored_superpixels->get(index, sample.key), part, sample.image.width,
+                                   sample.image.height, *options_.superpixels);
   }
   /// The part of a picture that becomes one of the batch.
   data::CropAndFlip part_of(const data::Image& image, const RandomStream& random, uint64_t number) const {
