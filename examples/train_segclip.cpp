@@ -236,6 +236,7 @@ int main(int argc, char** argv) {
   app.add_option("--temperature", options.model.group.temperature, "of the Gumbel-softmax in training")
       ->check(examples::in_range(1e-3, 1e3))
       ->capture_default_str();
+  app.add_flag("!--soft", options.model.group.hard, "patches belong to all groups, by their probabilities");
   app.add_flag("--mixed-keys", options.model.group.keys_mixed_over_batch,
                "keys and values mixed over the images of a batch, as the released training did by mistake");
   app.add_flag("!--no-reconstruction", options.model.reconstruction, "train without masked reconstruction");

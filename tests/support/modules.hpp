@@ -57,8 +57,8 @@ std::map<std::string, std::vector<float>> parameter_gradients(Module& module) {
 /// f with respect to x. Elements are sampled.
 template <class Module, class X, class F>
 void check_gradients(tessera::Context<tessera::Cpu>& ctx, Module& module, const X& x, F&& f,
-                     const std::set<std::string>& unused = {}) {
-  const tessera::GradcheckOptions options{.tolerance = 1e-7, .most_elements = 24};
+                     const std::set<std::string>& unused = {}, int64_t most_elements = 24) {
+  const tessera::GradcheckOptions options{.tolerance = 1e-7, .most_elements = most_elements};
   const auto of_input = tessera::gradcheck(
       ctx, options, [&](auto& tape, const auto& input) { return f(tape, input); }, x);
   INFO("input: " << of_input.message);

@@ -52,6 +52,7 @@ struct SemanticGroupConfig {
   /// The released training's cross-attention read the rows of keys and values [B, S, C] as [S, B, C], so that an
   /// image's centres saw rows of all images of the batch. Per image (false) is what is meant, and what inference does.
   bool keys_mixed_over_batch = false;
+  bool hard = true;               ///< false: every patch belongs to all groups by its probabilities (for ablations)
   bool paper_keys = false;        ///< equation 1: centres attend to patches alone; code: to centres and patches
   bool paper_assignment = false;  ///< equation 2: logits patch · centre; code: both normalised, the patch projected
   bool paper_aggregation =
@@ -134,8 +135,8 @@ struct SemanticGroup {
     const auto key = config.paper_assignment ? patches : k_ln(tape, k_conv(tape, normalised));
     result.logits = matmul(tape, key, centres, {}, {.transpose_b = true});
     result.assignment = gumbel_softmax(
-        tape, result.logits, {.temperature = noise ? config.temperature : 1.0, .hard = true, .noise = noise.stream},
-        noise.gumbel);
+        tape, result.logits,
+        {.temperature = noise ? config.temperature : 1.0, .hard = config.hard, .noise = noise.stream}, noise.gumbel);
     const auto value = config.paper_aggregation ? patches : v_conv(tape, normalised);
     const auto gathered = add(tape, centres, assignment_pool(tape, value, result.assignment));
     result.groups = config.paper_aggregation

@@ -17,6 +17,7 @@ inline io::Json segclip_config_to_json(const SegclipConfig& config) {
                             {"cross_layers", group.cross_layers},
                             {"temperature", group.temperature},
                             {"keys_mixed_over_batch", group.keys_mixed_over_batch},
+                            {"hard", group.hard},
                             {"paper_keys", group.paper_keys},
                             {"paper_assignment", group.paper_assignment},
                             {"paper_aggregation", group.paper_aggregation},
@@ -49,6 +50,7 @@ inline SegclipConfig segclip_config_from_json(const io::JsonView& json, const Cl
   group.cross_layers = whole("cross_layers", group.cross_layers, 0, 1000);
   group.temperature = own.get_or<double>("temperature", group.temperature);
   group.keys_mixed_over_batch = own.get_or<bool>("keys_mixed_over_batch", false);
+  group.hard = own.get_or<bool>("hard", true);
   group.paper_keys = own.get_or<bool>("paper_keys", false);
   group.paper_assignment = own.get_or<bool>("paper_assignment", false);
   group.paper_aggregation = own.get_or<bool>("paper_aggregation", false);
