@@ -2,14 +2,17 @@
 #pragma once
 #include <tessera/device/matmul.cuh>
 #include <tessera/kernels/adamw.cuh>
+#include <tessera/kernels/assignment_pool.cuh>
 #include <tessera/kernels/attention.cuh>
 #include <tessera/kernels/contrastive.cuh>
 #include <tessera/kernels/cross_entropy.cuh>
 #include <tessera/kernels/elementwise.cuh>
 #include <tessera/kernels/embedding.cuh>
 #include <tessera/kernels/groupnorm.cuh>
+#include <tessera/kernels/gumbel_softmax.cuh>
 #include <tessera/kernels/interpolate.cuh>
 #include <tessera/kernels/layernorm.cuh>
+#include <tessera/kernels/masked_mse.cuh>
 #include <tessera/kernels/pair_compatibility.cuh>
 #include <tessera/kernels/patches.cuh>
 #include <tessera/kernels/rearrange.cuh>
