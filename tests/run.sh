@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 tessera_install "${tessera_build_packages[@]}" "${tessera_test_packages[@]}"
 
 preset=${TESSERA_PRESET:-cpu}
-cmake --preset "$preset" "${TESSERA_CMAKE_ARGUMENTS[@]:--DTESSERA_TESTS=ON}" >"build-$preset.log" 2>&1 || {
+cmake --preset "$preset" -DTESSERA_UNITED_TESTS=ON "${TESSERA_CMAKE_ARGUMENTS[@]:--DTESSERA_TESTS=ON}" >"build-$preset.log" 2>&1 || {
   cat "build-$preset.log"
   exit 1
 }

@@ -9,7 +9,7 @@ using namespace tessera_test;
 
 namespace {
 
-ClipConfig tiny() {
+ClipConfig tiny_maskclip() {
   ClipConfig config;
   config.vision = {
       .image_size = 16, .patch_size = 4, .transformer = {.width = 16, .layers = 3, .heads = 2}, .embed_dim = 10};
@@ -20,7 +20,7 @@ ClipConfig tiny() {
   return config;
 }
 Clip<float> model(Context<Cpu>& ctx) {
-  auto clip = make_clip<float>(ctx, tiny());
+  auto clip = make_clip<float>(ctx, tiny_maskclip());
   randomise(clip, 3);
   return clip;
 }
@@ -147,7 +147,7 @@ TEST_CASE("maskclip: the official numerics are GELU and epsilon 1e-6, in a copy"
   CHECK(official.text.transformer.resblocks[0].mlp.activation == Activation::quick_gelu);  // texts are CLIP's own
   CHECK(official.visual.proj.value().data == clip.visual.proj.value().data);               // the weights are shared
   auto by_hand = make_clip<float>(ctx, [] {
-    auto config = tiny();
+    auto config = tiny_maskclip();
     config.vision.transformer.activation = Activation::gelu;
     config.vision.transformer.epsilon = 1e-6;
     return config;
@@ -206,7 +206,7 @@ TEST_CASE("maskclip: overlapping patches are those of the picture moved by the s
   CHECK(to_host(view(same.scores)) == to_host(view(plain.scores)));
   // Without other blocks and without positions a patch depends on its own pixels alone: every patch of the dense grid
   // is the one patch of a picture cut out there.
-  auto config = tiny();
+  auto config = tiny_maskclip();
   config.vision.transformer.layers = 1;
   auto clip = make_clip<float>(ctx, config);
   randomise(clip, 3);
@@ -236,7 +236,7 @@ TEST_CASE("maskclip: overlapping patches are those of the picture moved by the s
 
 TEST_CASE("maskclip: patch embeddings are differentiable", "[systems]") {
   auto ctx = nan_filled_context();
-  auto config = tiny();
+  auto config = tiny_maskclip();
   config.vision.transformer.width = 4;
   config.vision.embed_dim = config.text.embed_dim = 3;
   auto clip = make_clip<double>(ctx, config);

@@ -10,7 +10,7 @@ using namespace tessera_test;
 
 namespace {
 
-PaclConfig tiny() {
+PaclConfig tiny_pacl() {
   PaclConfig config;
   config.vision = {.image_size = 12,
                    .patch_size = 4,
@@ -34,7 +34,7 @@ Tensor<int32_t, 2> texts(Context<Cpu>& ctx) {
 
 TEST_CASE("pacl: compatibility is the text's cosine with the patches pooled for it", "[systems]") {
   auto ctx = nan_filled_context();
-  auto pacl = make_pacl<double>(ctx, tiny());
+  auto pacl = make_pacl<double>(ctx, tiny_pacl());
   randomise(pacl);
   const auto images = random_variable(ctx, Shape<4>{2, 3, 12, 12}, 1);
   Tape<Cpu> tape(ctx, false);
@@ -72,7 +72,7 @@ TEST_CASE("pacl: compatibility is the text's cosine with the patches pooled for 
 
 TEST_CASE("pacl: gradients of the loss in every parameter", "[systems]") {
   auto ctx = nan_filled_context();
-  auto pacl = make_pacl<double>(ctx, tiny());
+  auto pacl = make_pacl<double>(ctx, tiny_pacl());
   randomise(pacl);
   const auto images = random_variable(ctx, Shape<4>{2, 3, 12, 12}, 1);
   const auto owner = Tensor<int32_t, 1>::from_host(ctx, {3}, {0, 1, 1});
@@ -85,7 +85,7 @@ TEST_CASE("pacl: gradients of the loss in every parameter", "[systems]") {
 
 TEST_CASE("pacl: a smaller stride gives a denser grid of the same patches", "[systems]") {
   auto ctx = nan_filled_context();
-  auto pacl = make_pacl<double>(ctx, tiny());
+  auto pacl = make_pacl<double>(ctx, tiny_pacl());
   randomise(pacl);
   Tape<Cpu> tape(ctx, false);
   const auto images = random_variable(ctx, Shape<4>{1, 3, 12, 16}, 1);
@@ -109,7 +109,7 @@ TEST_CASE("pacl: a saved model loads to the bit", "[systems]") {
   const Folder folder;
   const ImageStatistics statistics{{0.1f, 0.2f, 0.3f}, {0.4f, 0.5f, 0.6f}};
   for (const bool clip_form : {false, true}) {
-    auto config = tiny();
+    auto config = tiny_pacl();
     config.vision.class_token = config.vision.pre_norm = clip_form;
     auto pacl = make_pacl<float>(ctx, config);
     randomise(pacl);
@@ -135,7 +135,7 @@ TEST_CASE("pacl: a saved model loads to the bit", "[systems]") {
 
 TEST_CASE("pacl: towers of different embeddings are refused", "[systems]") {
   Context<Cpu> ctx;
-  auto config = tiny();
+  auto config = tiny_pacl();
   config.text.embed_dim = 6;
   REQUIRE_ERROR(make_pacl<float>(ctx, config), ValueError, "the image tower's embeddings have 5 channels");
 }
