@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # From a bare machine to a model that has learned from captions alone and segments pictures that it has never seen.
 #
-#   examples/demo.sh [--quick] [--system pacl|clip] [--seed N] [--output DIR] [PICTURE...]
+#   examples/demo.sh [--quick] [--system pacl|clip|segclip] [--seed N] [--output DIR] [PICTURE...]
 #   examples/demo.sh --checkpoint DIR --classes "cat,dog,grass" photo.jpg     your photos by a CLIP of yours
 #
 # Installs what is missing, builds, renders captioned scenes, trains, evaluates on held-out scenes, and writes
-# demo/report.html, demo/metrics.json and demo/model. About seven minutes on two cores; --quick takes five.
+# demo/report.html, demo/metrics.json and demo/model. About seven minutes on two cores; --quick takes five. SegCLIP is
+# trained twice, from scratch and on an encoder that PACL has trained before, which takes three times as long.
 set -euo pipefail
 started=$(date +%s)
 here=$(pwd)
@@ -15,7 +16,7 @@ source tools/prerequisites.sh
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 system=pacl seed=0 quick=0 output=demo checkpoint= classes= pictures=()
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 bad() {
   echo "demo.sh: $1 (see examples/demo.sh --help)" >&2
   exit 1
@@ -36,7 +37,7 @@ while [ $# -gt 0 ]; do
       shift ;;
   esac
 done
-case $system in pacl | clip) ;; *) bad "--system is pacl or clip, not $system" ;; esac
+case $system in pacl | clip | segclip) ;; *) bad "--system is pacl, clip or segclip, not $system" ;; esac
 [[ $seed =~ ^(0|[1-9][0-9]{0,17})$ ]] || bad "--seed must be a whole number, not $seed"
 [ -z "$checkpoint" ] || [ -n "$classes" ] || bad "--checkpoint needs --classes \"word,word,...\""
 [ -z "$checkpoint" ] || [ ${#pictures[@]} -gt 0 ] || bad "--checkpoint needs a picture"
@@ -49,7 +50,7 @@ tessera_install "${tessera_build_packages[@]}"
 echo "== building =="
 mkdir -p build
 cmake --preset cpu -DTESSERA_TESTS=OFF >build/configure.log 2>&1 || { cat build/configure.log >&2; exit 1; }
-cmake --build --preset cpu -j "$(tessera_jobs)" --target example_train_pacl example_train_clip example_demo example_segment
+cmake --build --preset cpu -j "$(tessera_jobs)" --target example_train_pacl example_train_clip example_train_segclip example_demo example_segment
 programs=build/cpu/examples
 
 steps=2000 baseline_steps=300
@@ -58,23 +59,39 @@ if [ "$quick" = 1 ]; then steps=1400 baseline_steps=200; fi
 fresh=(--fresh)
 if [ -e "$output/training" ] && [ "$(cat "$output/training")" = "$system $seed $steps" ]; then fresh=(); fi
 mkdir -p "$output"
-[ ${#fresh[@]} -eq 0 ] || rm -rf "$output/model" "$output/baseline"
+[ ${#fresh[@]} -eq 0 ] || rm -rf "$output/model" "$output/baseline" "$output/encoder" "$output/scratch"
 echo "$system $seed $steps" >"$output/training"
 
-echo "== training $system on rendered scenes and their captions =="
-"$programs/train_$system" --data scenes:classic --output "$output/model" --steps $steps --seed "$seed" --snapshots 8 "${fresh[@]}"
-[ -e "$output/model/config.json" ] || exit 1 # stopped by Ctrl-C: the same command goes on
+# train SYSTEM FOLDER STEPS [OPTION...]
+train() {
+  "$programs/train_$1" --data scenes:classic --output "$output/$2" --steps "$3" --seed "$seed" "${fresh[@]}" "${@:4}"
+  [ -e "$output/$2/config.json" ] || exit 1 # stopped by Ctrl-C: the same command goes on
+}
+beside=()
+if [ "$system" = segclip ]; then
+  # Superpixels, groups and decoder in the measure of scenes of 64 pixels.
+  small=(--superpixel-scale 20 --superpixel-sigma 0.5 --superpixel-min-size 10 --decoder-width 64 --decoder-heads 4 --group-layer 2)
+  echo "== training an encoder on rendered scenes and their captions (PACL) =="
+  train pacl encoder $steps
+  echo "== training SegCLIP on that encoder =="
+  train segclip model $steps --snapshots 8 --init "$output/encoder" --learning-rate 2e-3 "${small[@]}"
+  echo "== training SegCLIP from scratch =="
+  train segclip scratch $steps "${small[@]}"
+  beside=(--beside "SegCLIP from scratch=$output/scratch" --beside "its encoder, PACL=$output/encoder")
+else
+  echo "== training $system on rendered scenes and their captions =="
+  train "$system" model $steps --snapshots 8
+fi
 baseline=()
 if [ "$system" != clip ]; then
   echo "== the baseline: plain CLIP on fewer images =="
-  "$programs/train_clip" --data scenes:classic --output "$output/baseline" --steps $baseline_steps --seed "$seed" "${fresh[@]}"
-  [ -e "$output/baseline/config.json" ] || exit 1
+  train clip baseline $baseline_steps
   baseline=(--baseline "$output/baseline")
 fi
 echo "== segmenting scenes that the model has never seen =="
 own=()
 [ -z "$checkpoint" ] || own=(--checkpoint "$checkpoint" --classes "$classes")
-"$programs/demo" --model "$output/model" "${baseline[@]}" --output "$output" --seed "$seed" --package-seconds "$package_seconds" \
+"$programs/demo" --model "$output/model" "${baseline[@]}" "${beside[@]}" --output "$output" --seed "$seed" --package-seconds "$package_seconds" \
   --started "$started" "${own[@]}" "${pictures[@]}"
 rm -f "$output/training"
 echo
