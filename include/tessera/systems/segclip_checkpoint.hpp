@@ -88,6 +88,8 @@ LoadedSegclip<T, Device> load_segclip(Context<Device>& ctx, const std::filesyste
   const ModelFolder folder = open_model_folder(path, "segclip");
   const SegclipConfig config = detail::segclip_config_from_json(folder.config(), folder.towers(true, true));
   LoadedSegclip<T, Device> loaded{make_segclip<T>(ctx, config, nn::Initialisation::none), folder.statistics};
+  if (folder.weights.contains("clip.visual.conv1.bias"))  // CLIP's patches have none, PACL's do
+    loaded.model.visual.conv1.bias = nn::unset<accumulate_t<T>, 1>(ctx, {config.vision.transformer.width});
   load_module(loaded.model, folder.weights, own_names, {.ignore = {"vis_mae_decoder.decoder_pos_embed"}});
   return loaded;
 }
