@@ -2,6 +2,7 @@
 #include <tessera/ops/contrastive.hpp>
 #include <tessera/ops/cross_entropy.hpp>
 #include <tessera/ops/similarity.hpp>
+#include <tessera/ops/symmetric_kl.hpp>
 
 #include "row.hpp"
 
@@ -34,6 +35,24 @@ void add_cross_entropy(int64_t rows, int64_t classes) {
     const auto loss = scalar(row, 0), d_loss = scalar(row, 1);
     cross_entropy_forward(row.ctx, loss, {}, log_sum_exp, view(logits), targets);
     row.work = [=, &row] { cross_entropy_backward(row.ctx, view(d_logits), d_loss, {}, log_sum_exp, logits, targets); };
+  });
+}
+
+void add_symmetric_kl(int64_t rows, int64_t classes) {
+  const std::string shape = extents({rows, classes});
+  add_row(row_name<float>("symmetric_kl", "forward", shape), [=](Row& row) {
+    const auto p = row.input<float>("p", Shape<2>{rows, classes}), q = row.input<float>("q", Shape<2>{rows, classes});
+    const auto loss = row.output<float>("loss", Shape<0>{});
+    const Tensor<float, 2> statistics(row.ctx, {rows, 4});
+    row.work = [=, &row] { symmetric_kl_forward(row.ctx, loss, statistics, view(p), q); };
+  });
+  add_row(row_name<float>("symmetric_kl", "backward", shape), [=](Row& row) {
+    const auto p = row.input<float>("p", Shape<2>{rows, classes}), q = row.input<float>("q", Shape<2>{rows, classes});
+    const auto d_p = row.output<float>("d_p", p.shape), d_q = row.output<float>("d_q", q.shape);
+    const Tensor<float, 2> statistics(row.ctx, {rows, 4});
+    const auto d_loss = scalar(row, 1);
+    symmetric_kl_forward(row.ctx, {}, statistics, view(p), q);
+    row.work = [=, &row] { symmetric_kl_backward(row.ctx, view(d_p), d_q, d_loss, statistics, p, q); };
   });
 }
 
@@ -108,6 +127,8 @@ void add_multi_text_contrastive(int64_t images, int64_t texts) {
 void add_loss_rows() {
   add_cross_entropy(1024, 1024);
   add_cross_entropy(50176, 21);
+  add_symmetric_kl(784, 8);
+  add_symmetric_kl(18816, 8);
   add_contrastive(1024, 512);
   add_contrastive(4096, 512);
   add_multi_text_contrastive(32, 130);

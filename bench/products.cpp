@@ -36,6 +36,30 @@ void add_linear(int64_t m, int64_t k, int64_t n, Activation activation = Activat
   });
 }
 
+/// A linear layer in groups: x [M, C], weight [C, C / groups].
+template <class T>
+void add_grouped_linear(int64_t m, int64_t channels, int64_t groups) {
+  const std::string shape = sentence(extents({m, channels}), "g", groups);
+  const int64_t width = channels / groups;
+  const double deviation = 1 / std::sqrt(double(width)), product = 2.0 * double(m * channels * width);
+  add_row(row_name<T>("grouped_linear", "forward", shape), [=](Row& row) {
+    const auto x = row.input<T>("x", Shape<2>{m, channels});
+    const auto weight = row.input<T>("weight", Shape<2>{channels, width}, deviation);
+    const auto y = row.output<T>("y", Shape<2>{m, channels});
+    row.flops = product;
+    row.work = [=, &row] { grouped_linear_forward(row.ctx, view(y), x, weight, {}, groups); };
+  });
+  add_row(row_name<T>("grouped_linear", "backward", shape), [=](Row& row) {
+    const auto x = row.input<T>("x", Shape<2>{m, channels});
+    const auto weight = row.input<T>("weight", Shape<2>{channels, width}, deviation);
+    const auto d_y = row.input<T>("d_y", Shape<2>{m, channels});
+    const auto d_x = row.output<T>("d_x", x.shape);
+    const auto d_weight = row.output<float>("d_weight", weight.shape);
+    row.flops = 2 * product;
+    row.work = [=, &row] { grouped_linear_backward(row.ctx, view(d_x), view(d_weight), {}, d_y, x, weight, groups); };
+  });
+}
+
 /// Batched: a [B, M, K] b [B, K, N].
 void add_matmul(int64_t items, int64_t m, int64_t k, int64_t n) {
   const std::string shape = extents({items, m, k, n});
@@ -147,6 +171,7 @@ void add_product_rows() {
   add_linear<float>(1576, 768, 2304);
   add_linear<float>(1576, 768, 3072, Activation::quick_gelu);
   add_linear<float>(2048, 128, 512);
+  add_grouped_linear<float>(784, 768, 12);
   add_matmul(96, 197, 64, 197);
   add_attention<float>(8, 12, 197, 64, false);
   add_attention<bfloat16>(8, 12, 197, 64, false);

@@ -2,6 +2,7 @@
 #include <tessera/ops/embedding.hpp>
 #include <tessera/ops/patches.hpp>
 #include <tessera/ops/rearrange.hpp>
+#include <tessera/ops/segment_reduce.hpp>
 #include <tessera/ops/tokens.hpp>
 
 #include "row.hpp"
@@ -82,6 +83,33 @@ void add_gather_tokens(int64_t items, int64_t tokens, int64_t channels) {
   });
 }
 
+void add_segment_reduce(int64_t items, int64_t tokens, int64_t channels, int64_t count) {
+  const std::string shape = sentence(extents({items, tokens, channels}), "s", count);
+  const Shape<3> x_shape{items, tokens, channels}, y_shape{items, count, channels};
+  constexpr auto kind = SegmentReduction::mean;
+  add_row(row_name<float>("segment_reduce", "forward", shape), [=](Row& row) {
+    const auto x = row.input<float>("x", x_shape);
+    const auto segments = row.numbers("segments", Shape<2>{items, tokens}, uint32_t(count));
+    const auto y = row.output<float>("y", y_shape);
+    row.work = [=, &row] { segment_reduce_forward(row.ctx, view(y), {}, {}, x, segments, kind); };
+  });
+  add_row(row_name<float>("segment_reduce", "backward", shape), [=](Row& row) {
+    const auto d_y = row.input<float>("d_y", y_shape);
+    const auto segments = row.numbers("segments", Shape<2>{items, tokens}, uint32_t(count));
+    const auto d_x = row.output<float>("d_x", x_shape);
+    const Tensor<int32_t, 2> counts(row.ctx, {items, count});
+    const auto x = Tensor<float, 3>::zeros(row.ctx, x_shape), y = Tensor<float, 3>::zeros(row.ctx, y_shape);
+    segment_reduce_forward(row.ctx, view(y), counts, {}, x, segments, kind);
+    row.work = [=, &row] { segment_reduce_backward(row.ctx, view(d_x), d_y, counts, {}, segments, kind); };
+  });
+  add_row(row_name<float>("segment_gather", "forward", shape), [=](Row& row) {
+    const auto y = row.input<float>("y", y_shape);
+    const auto segments = row.numbers("segments", Shape<2>{items, tokens}, uint32_t(count));
+    const auto x = row.output<float>("x", x_shape);
+    row.work = [=, &row] { segment_gather_forward(row.ctx, view(x), y, segments); };
+  });
+}
+
 }  // namespace
 
 void add_token_rows() {
@@ -91,6 +119,8 @@ void add_token_rows() {
   add_embedding(8, 77, 49408, 512);
   add_embedding(80, 16, 300, 128);  // the demo's texts
   add_gather_tokens(8, 77, 512);
+  add_segment_reduce(8, 196, 8, 60);     // superpixels
+  add_segment_reduce(2, 784, 512, 100);  // masks
   add_row(row_name<float>("permute", "forward", "8x197x12x64_0213"), [](Row& row) {
     const auto x = row.input<float>("x", Shape<4>{8, 197, 12, 64});
     const auto y = row.output<float>("y", Shape<4>{8, 12, 197, 64});

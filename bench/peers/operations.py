@@ -123,6 +123,19 @@ def linear_backward(inputs, name):
     return backward(lambda x, weight, bias: F.linear(x, weight, bias), {**inputs, "bias": bias}, ["x", "weight", "bias"])
 
 
+@peer("grouped_linear/forward", "grouped_linear/backward")
+def grouped_linear(inputs, name):
+    groups = int(name.split("g")[-1])
+
+    def function(x, weight):
+        stacked = x.unflatten(1, (groups, -1)).transpose(0, 1)  # [g, M, C / g]
+        return torch.bmm(stacked, weight.unflatten(0, (groups, -1)).mT).transpose(0, 1).flatten(1)
+
+    if name.split("/")[1] == "forward":
+        return forward(function, inputs)
+    return backward(function, inputs, ["x", "weight"])
+
+
 both_ways("matmul", lambda a, b: a @ b, ["a", "b"])
 
 
@@ -217,6 +230,35 @@ def gather_tokens(inputs, name):
     return backward(lambda x: x[items, index], {"x": x, "d_y": inputs["d_y"]}, ["x"])
 
 
+def rows_of_segments(segments, count):
+    """The number of each token's segment among all items' segments."""
+    return (segments.long() + count * torch.arange(len(segments))[:, None]).flatten()
+
+
+@peer("segment_reduce/forward", "segment_reduce/backward")
+def segment_reduce(inputs, name):
+    shape, count = name.split("/")[-1].split("s")
+    items, tokens, channels = (int(n) for n in shape.split("x"))
+    count = int(count)
+    rows = rows_of_segments(inputs["segments"], count)
+
+    def function(x):
+        sums = torch.zeros(items * count, channels).index_add(0, rows, x.reshape(-1, channels))
+        members = torch.bincount(rows, minlength=items * count).clamp(min=1)
+        return (sums / members[:, None]).reshape(items, count, channels)
+
+    if name.split("/")[1] == "forward":
+        return forward(function, {"x": inputs["x"]})
+    return backward(function, {"x": torch.zeros(items, tokens, channels), "d_y": inputs["d_y"]}, ["x"])
+
+
+@peer("segment_gather/forward")
+def segment_gather(inputs, name):
+    y, segments = inputs["y"], inputs["segments"]
+    rows = rows_of_segments(segments, y.shape[1])
+    return forward(lambda: y.flatten(0, 1)[rows].reshape(*segments.shape, -1), {}, "x")
+
+
 @peer("permute/forward")
 def permute(inputs, name):
     axes = [int(axis) for axis in name.split("_")[-1]]
@@ -238,6 +280,15 @@ def cross_entropy(inputs, name):
     if name.split("/")[1] == "forward":
         return forward(function, {"logits": inputs["logits"]}, "loss")
     return backward(function, {"logits": inputs["logits"]}, ["logits"])
+
+
+def symmetric_kl(p, q):
+    log_p, log_q = F.log_softmax(p, -1), F.log_softmax(q, -1)
+    both = F.kl_div(log_p, log_q, reduction="sum", log_target=True) + F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    return both / (2 * p.numel())
+
+
+both_ways("symmetric_kl", symmetric_kl, ["p", "q"], "loss")
 
 
 def contrastive_loss(image, text, logit_scale):
