@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # The rules of kernels/ that a text search can check: assembly, launches and the compiler's architecture macro appear in the
-# provider for nvcc alone; every kernel has launch bounds, and they come from traits; includes go one way.
+# provider for nvcc alone; every kernel has launch bounds, which come from the traits that its launches take their threads
+# from; includes go one way.
 # Usage: kernel_words.sh SOURCE_DIR. Lists what breaks a rule.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 cd "$1"
 problems=0
 forbid() {  # forbid WHY PATTERN FILE…
@@ -21,6 +23,9 @@ without_ptx=()
 for file in "${others[@]}"; do [ "$file" = kernels/tessera/device/ptx.cuh ] || without_ptx+=("$file"); done
 forbid "assembly outside device/ptx.cuh" '\basm\b' "${without_ptx[@]}"
 forbid "__CUDA_ARCH__ outside device/ptx.cuh" '__CUDA_ARCH__' "${without_ptx[@]}"
+mapfile -t users < <(find examples tests -name '*.cuh' -o -path 'tests/kernels/*.cpp')
+forbid "assembly, or the compiler's architecture, in a kernel" '\basm\b|__CUDA_ARCH__' "${users[@]}"
+forbid "a launch that does not use launch()" '<<<|>>>\(|cudaLaunchKernel' "${users[@]}"
 forbid "a launch that does not use launch()" '<<<|>>>\(|cudaLaunchKernel' "${kernels[@]}"
 forbid "CUDA's spellings of what has a word of tessera's" '__global__|__shared__|__launch_bounds__|extern __shared' "${kernels[@]}"
 forbid "a thread count that is not a traits' constant" 'TESSERA_LAUNCH_BOUNDS\(([^)]*[^A-Za-z0-9_])?[0-9]' "${kernels[@]}"
@@ -32,5 +37,6 @@ for file in "${kernels[@]}"; do
   bounds=$(grep -c 'TESSERA_LAUNCH_BOUNDS' "$file" || true)
   [ "$count" = "$bounds" ] || { echo "$file: $count kernels but $bounds with TESSERA_LAUNCH_BOUNDS"; problems=1; }
 done
+perl "$here/kernel_bounds.pl" "${kernels[@]}" || problems=1
 echo "${#kernels[@]} files of kernels"
 exit $problems
