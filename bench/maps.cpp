@@ -1,7 +1,11 @@
-// Rows of maps: resampling scores, positional embeddings on another grid, the class of every pixel, superpixels.
+// Rows of maps: resampling scores, positional embeddings on another grid, convolutions, the class of every pixel,
+// superpixels.
 #include <omp.h>
 
+#include <cmath>
+
 #include <tessera/data/felzenszwalb.hpp>
+#include <tessera/ops/conv2d.hpp>
 #include <tessera/ops/interpolate.hpp>
 #include <tessera/ops/upsample_argmax.hpp>
 
@@ -39,6 +43,32 @@ void add_upsample_argmax(int64_t classes, int64_t from, int64_t to, bool smooth)
           }
     const auto labels = row.output<uint16_t>("labels", Shape<3>{1, to, to});
     row.work = [=, &row] { upsample_argmax_forward(row.ctx, view(labels), {}, view(scores)); };
+  });
+}
+
+/// Maps [B, C, side, side] under a square kernel that keeps their extents.
+void add_conv2d(int64_t items, int64_t inputs, int64_t outputs, int64_t side, int64_t kernel) {
+  const std::string shape = sentence(extents({items, inputs, side, side}), "to", outputs, "k", kernel);
+  const Shape<4> x_shape{items, inputs, side, side}, y_shape{items, outputs, side, side};
+  const Shape<4> weight_shape{outputs, inputs, kernel, kernel};
+  const double deviation = 1 / std::sqrt(double(inputs * kernel * kernel));
+  const double flops = 2 * double(element_count(y_shape)) * double(inputs * kernel * kernel);
+  const Conv2dOptions options{.padding = kernel / 2};
+  add_row(row_name<float>("conv2d", "forward", shape), [=](Row& row) {
+    const auto x = row.input<float>("x", x_shape), weight = row.input<float>("weight", weight_shape, deviation);
+    const auto bias = row.input<float>("bias", Shape<1>{outputs});
+    const auto y = row.output<float>("y", y_shape);
+    row.flops = flops;
+    row.work = [=, &row] { conv2d_forward(row.ctx, view(y), x, weight, bias, options); };
+  });
+  add_row(row_name<float>("conv2d", "backward", shape), [=](Row& row) {
+    const auto x = row.input<float>("x", x_shape), weight = row.input<float>("weight", weight_shape, deviation);
+    row.input<float>("bias", Shape<1>{outputs});
+    const auto d_y = row.input<float>("d_y", y_shape);
+    const auto d_x = row.output<float>("d_x", x_shape), d_weight = row.output<float>("d_weight", weight_shape);
+    const auto d_bias = row.output<float>("d_bias", Shape<1>{outputs});
+    row.flops = 2 * flops;
+    row.work = [=, &row] { conv2d_backward(row.ctx, view(d_x), view(d_weight), d_bias, d_y, x, weight, options); };
   });
 }
 
@@ -82,6 +112,8 @@ void add_map_rows() {
   add_interpolate(Interpolation::bilinear, "bilinear", 150, 28, 448);
   add_interpolate(Interpolation::bicubic, "bicubic", 21, 28, 448);
   add_interpolate(Interpolation::nearest, "nearest", 21, 28, 448);
+  add_conv2d(2, 256, 256, 28, 3);
+  add_conv2d(2, 512, 256, 28, 1);
   add_positional_embedding(14, 28, 768);
   add_upsample_argmax(150, 28, 448, true);
   add_upsample_argmax(150, 28, 448, false);

@@ -393,6 +393,15 @@ def interpolate(inputs, name):
     return backward(function, {"x": x, **inputs}, ["x"])
 
 
+@peer("conv2d/forward", "conv2d/backward")
+def conv2d(inputs, name):
+    padding = int(name.split("k")[-1]) // 2
+    function = lambda x, weight, bias: F.conv2d(x, weight, bias, padding=padding)
+    if "d_y" in inputs:
+        return backward(function, inputs, ["x", "weight", "bias"])
+    return forward(function, inputs)
+
+
 @peer("resize_positional_embedding/forward")
 def resize_positional_embedding(inputs, name):
     side, to, channels = (int(n) for n in name.split("/")[-1].split("x"))

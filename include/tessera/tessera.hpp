@@ -5,6 +5,7 @@
 #include <tessera/autograd/assignment_pool.hpp>
 #include <tessera/autograd/attention.hpp>
 #include <tessera/autograd/contrastive.hpp>
+#include <tessera/autograd/conv2d.hpp>
 #include <tessera/autograd/cross_entropy.hpp>
 #include <tessera/autograd/elementwise.hpp>
 #include <tessera/autograd/embedding.hpp>
@@ -49,6 +50,7 @@
 #include <tessera/ops/assignment_pool.hpp>
 #include <tessera/ops/attention.hpp>
 #include <tessera/ops/contrastive.hpp>
+#include <tessera/ops/conv2d.hpp>
 #include <tessera/ops/cross_entropy.hpp>
 #include <tessera/ops/elementwise.hpp>
 #include <tessera/ops/embedding.hpp>
