@@ -79,7 +79,12 @@ do_() {  # a command, or in a dry run its text
 includes="-I include -I kernels -I tests -isystem $bundle/include -isystem /usr/include/eigen3 -isystem $bundle/include/eigen3"
 host="$CXX -std=c++20 -O2 -fopenmp $includes -isystem $cuda/include"
 device="$nvcc -std=c++20 -O3 -arch=$architecture --compiler-bindir $CXX --expt-relaxed-constexpr --diag-suppress=186,3189 -Xcompiler=-fopenmp -lineinfo $includes"
-libraries="-L $cuda/lib64 -Xlinker -rpath -Xlinker $cuda/lib64 -lcublasLt -lgomp"
+cudnn= cudnn_library=  # convolutions, where it is installed
+for place in "$cuda/include" "$bundle/include" /usr/include /usr/include/x86_64-linux-gnu; do
+  [ -n "$cudnn" ] || [ ! -e "$place/cudnn.h" ] || { cudnn="-DTESSERA_CUDNN -isystem $place" cudnn_library=-lcudnn; }
+done
+device+=" $cudnn"
+libraries="$cudnn_library -L $cuda/lib64 -Xlinker -rpath -Xlinker $cuda/lib64 -lcublasLt -lgomp"
 common_objects="$build/main.o $build/matmul_eigen.o"
 
 tests=$(for file in tests/cuda/*_test.cu tests/kernels/*_test.cpp; do basename "$file" | sed 's/_test\..*//'; done)

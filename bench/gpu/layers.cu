@@ -101,6 +101,24 @@ Row embedding_row() {
             return [=, &ctx] { embedding_backward(ctx, view(d_table), view(d_out), numbers); };
           }};
 }
+/// A decoder's 3x3 convolution.
+Row conv2d_row(bool backward) {
+  const Shape<4> maps{16, 256, 112, 112}, kernel{256, 256, 3, 3};
+  const double products = 2.0 * double(element_count(maps)) * 256 * 9;
+  return {sentence("conv2d/", backward ? "backward" : "forward", "/bf16/16x256x112x112"),
+          (backward ? 3 : 2) * 2.0 * double(element_count(maps) + element_count(kernel)), (backward ? 2 : 1) * products,
+          [=](Context<Cuda>& ctx) -> std::function<void()> {
+            const auto x = random_tensor<bfloat16>(ctx, maps), d_y = random_tensor<bfloat16>(ctx, maps);
+            const auto weight = random_tensor<bfloat16>(ctx, kernel, 0.02);
+            const auto bias = random_tensor<float>(ctx, Shape<1>{maps[1]});
+            Tensor<bfloat16, 4, Cuda> y(ctx, maps);
+            Tensor<float, 4, Cuda> d_weight(ctx, kernel);
+            Tensor<float, 1, Cuda> d_bias(ctx, {maps[1]});
+            const Conv2dOptions options{.padding = 1};
+            if (!backward) return [=, &ctx] { conv2d_forward(ctx, view(y), x, weight, bias, options); };
+            return [=, &ctx] { conv2d_backward(ctx, view(y), view(d_weight), d_bias, d_y, x, weight, options); };
+          }};
+}
 Row interpolate_row(bool backward) {
   const Shape<4> small{16, 256, 28, 28}, large{16, 256, 112, 112};
   return {sentence("interpolate/", backward ? "backward" : "forward", "/f32/16x256x28to112"),
@@ -145,6 +163,7 @@ void add_layer_rows(Rows& rows) {
     rows.push_back(layernorm_row<bfloat16>("bf16", backward));
     rows.push_back(layernorm_row<float>("f32", backward));
     rows.push_back(groupnorm_row(backward));
+    rows.push_back(conv2d_row(backward));
     rows.push_back(interpolate_row(backward));
   }
   rows.push_back(mlp_row());

@@ -61,6 +61,17 @@ def groupnorm(name, compile):
     return with_gradients(lambda: function(x, weight, bias), (x, weight, bias), normal(batch, channels, height, width))
 
 
+def conv2d(name, compile):
+    batch, channels, height, width = numbers(name)
+    backward = "/backward/" in name
+    x = normal(batch, channels, height, width, grad=backward)
+    weight, bias = normal(channels, channels, 3, 3, grad=backward), normal(channels, grad=backward)
+    function = compile(lambda x, w, b: F.conv2d(x, w, b, padding=1))
+    if not backward:
+        return lambda: function(x, weight, bias)
+    return with_gradients(lambda: function(x, weight, bias), (x, weight, bias), normal(batch, channels, height, width))
+
+
 def quick_gelu(x):
     return x * torch.sigmoid(1.702 * x)
 
@@ -282,6 +293,7 @@ def maskclip(name, compile):
 MAKERS = {
     "layernorm": layernorm,
     "groupnorm": groupnorm,
+    "conv2d": conv2d,
     "linear_quick_gelu": linear_quick_gelu,
     "bias_quick_gelu": bias_quick_gelu,
     "softmax": softmax,

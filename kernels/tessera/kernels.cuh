@@ -1,5 +1,6 @@
 // All kernels, for the device that this file is compiled for.
 #pragma once
+#include <tessera/device/conv2d.cuh>
 #include <tessera/device/matmul.cuh>
 #include <tessera/kernels/adamw.cuh>
 #include <tessera/kernels/assignment_pool.cuh>
@@ -17,7 +18,9 @@
 #include <tessera/kernels/patches.cuh>
 #include <tessera/kernels/rearrange.cuh>
 #include <tessera/kernels/reduce.cuh>
+#include <tessera/kernels/segment_reduce.cuh>
 #include <tessera/kernels/similarity.cuh>
 #include <tessera/kernels/softmax.cuh>
+#include <tessera/kernels/symmetric_kl.cuh>
 #include <tessera/kernels/tokens.cuh>
 #include <tessera/kernels/upsample_argmax.cuh>

@@ -1,4 +1,4 @@
-// Context<Cuda>: a stream, the pool that tensors come from, random numbers, and the handle of cuBLASLt.
+// Context<Cuda>: a stream, the pool that tensors come from, random numbers, and the handles of cuBLASLt and cuDNN.
 //
 // Tensors are freed and handed out again in the order of the stream's work, without waiting for it: so a tensor that is
 // used on another context's stream must stay until that work is done (Event, Stream::wait or synchronize()). A tensor
@@ -13,9 +13,10 @@
 namespace tessera {
 namespace cuda {
 class Blas;  // cuda/blas.hpp; made at the first matrix product
+class Dnn;   // cuda/dnn.hpp; made at the first convolution
 
-/// How float matrix products are computed: exactly, or with factors rounded to TF32's 10 bits of fraction on the tensor
-/// cores, about eight times as fast.
+/// How float matrix products and convolutions are computed: exactly, or with factors rounded to TF32's 10 bits of
+/// fraction on the tensor cores, about eight times as fast.
 enum class FloatProducts : uint8_t { exact, tf32 };
 }  // namespace cuda
 
@@ -27,6 +28,7 @@ struct Context<Cuda> {
   RandomState random;
   cuda::FloatProducts float_products = cuda::FloatProducts::exact;
   std::shared_ptr<cuda::Blas> blas;
+  std::shared_ptr<cuda::Dnn> dnn;
 
   /// On the current device (cudaSetDevice). Throws cuda::Fault where there is none.
   explicit Context(ContextOptions options = {}, std::shared_ptr<cuda::Stream> own_stream = nullptr)

@@ -21,12 +21,14 @@ class Graph {
         nodes_(other.nodes_),
         pool_(std::move(other.pool_)),
         blas_(std::move(other.blas_)),
+        dnn_(std::move(other.dnn_)),
         kept_(std::move(other.kept_)) {}
   Graph& operator=(Graph&& other) noexcept {
     std::swap(executable_, other.executable_);
     std::swap(nodes_, other.nodes_);
     std::swap(pool_, other.pool_);
     std::swap(blas_, other.blas_);
+    std::swap(dnn_, other.dnn_);
     std::swap(kept_, other.kept_);
     return *this;
   }
@@ -43,9 +45,9 @@ class Graph {
  private:
   template <class Step>
   friend Graph capture(Context<Cuda>& ctx, Step&& step);
-  Graph(cudaGraph_t graph, std::shared_ptr<Pool<Cuda>> pool, std::shared_ptr<Blas> blas,
+  Graph(cudaGraph_t graph, std::shared_ptr<Pool<Cuda>> pool, std::shared_ptr<Blas> blas, std::shared_ptr<Dnn> dnn,
         std::vector<std::shared_ptr<void>> kept)
-      : pool_(std::move(pool)), blas_(std::move(blas)), kept_(std::move(kept)) {
+      : pool_(std::move(pool)), blas_(std::move(blas)), dnn_(std::move(dnn)), kept_(std::move(kept)) {
     check(cudaGraphGetNodes(graph, nullptr, &nodes_), "the nodes of a captured step");
     check(cudaGraphInstantiate(&executable_, graph, 0), "making a captured step ready to launch");
   }
@@ -53,6 +55,7 @@ class Graph {
   size_t nodes_ = 0;
   std::shared_ptr<Pool<Cuda>> pool_;
   std::shared_ptr<Blas> blas_;  // matrix products in the graph use its workspace
+  std::shared_ptr<Dnn> dnn_;    // and convolutions what the library keeps with its handle
   std::vector<std::shared_ptr<void>> kept_;
 };
 
@@ -108,7 +111,7 @@ Graph capture(Context<Cuda>& ctx, Step&& step) {
   const auto pool = ctx.pool;
   step();
   cudaGraph_t graph = scope.end();
-  return Graph(graph, pool, ctx.blas, std::move(scope.kept));
+  return Graph(graph, pool, ctx.blas, ctx.dnn, std::move(scope.kept));
 }
 
 }  // namespace tessera::cuda
