@@ -72,8 +72,8 @@ int main(int argc, char** argv) {
   data::FelzenszwalbOptions& felzenszwalb = options.recipe.felzenszwalb;
   CLI::App app{
       "Computes superpixels by Felzenszwalb and Huttenlocher's method, equal to scikit-image's.\n"
-      "With --output, those of a captioned data set are stored as 16-bit PNGs in tar shards, for train_segclip\n"
-      "--superpixels. An interrupted run goes on after the last whole shard when it is started again.\n\n"
+      "With --output, those of a captioned data set are stored as PNGs in tar shards, for train_segclip\n"
+      "--stored-superpixels. An interrupted run goes on after the last whole shard when it is started again.\n\n"
       "  superpixels --data scenes/train --output scenes/train-superpixels\n"
       "  superpixels --image photos --pictures look\n"};
   app.add_option("--data", options.data, "captioned pictures: a folder of .tar shards, one .tar, or a .tsv table");

@@ -21,6 +21,7 @@ struct SegclipTrainingOptions : TrainingOptions {
   std::vector<std::string> paper;
   systems::SegclipConfig model;
   data::FelzenszwalbOptions felzenszwalb;
+  std::string stored_superpixels;
   int64_t text_length = 32;
   double slow = 1e-3;
   bool captions_only = false, superpixels = true, majority = false;
@@ -106,6 +107,8 @@ void train_on(const examples::SegclipTrainingOptions& options) {
     batch_options.superpixels = {.felzenszwalb = options.felzenszwalb,
                                  .patch = int(vision.patch_size),
                                  .rule = options.majority ? data::PatchRule::majority : data::PatchRule::floor_mean};
+  if (options.superpixels && !options.stored_superpixels.empty())
+    batch_options.stored_superpixels = std::make_shared<const data::SuperpixelStore>(options.stored_superpixels);
   train::Batches batches(host, captioned.source, batch_options);
 
   // The contrastive loss: of each picture and its caption, or, where nouns are known, of its nouns' prompts too.
@@ -169,6 +172,8 @@ void train_on(const examples::SegclipTrainingOptions& options) {
   training.recipe["paper"] = options.paper;
   training.recipe["superpixels"] = {options.superpixels, options.majority, options.felzenszwalb.scale,
                                     options.felzenszwalb.sigma, options.felzenszwalb.min_size};
+  if (batch_options.stored_superpixels)
+    training.recipe["stored_superpixels"] = batch_options.stored_superpixels->recipe().json();
   if (trained_before)  // the published rule: everything but biases decays
     training.rule = [&](const std::string& name, int) -> train::ParameterRule {
       const bool fast = systems::segclip_pace(name) == systems::SegclipPace::fast;
@@ -265,6 +270,9 @@ int main(int argc, char** argv) {
   app.add_option("--superpixel-min-size", options.felzenszwalb.min_size, "pixels of the smallest superpixel")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
+  app.add_option(
+      "--stored-superpixels", options.stored_superpixels,
+      "folder that the program superpixels made for --data; scale, sigma and least size are then those of it");
   app.add_flag("--superpixel-majority", options.majority,
                "a patch belongs to the superpixel of most of its pixels, not to the one with the mean number");
   app.add_option("--text-length", options.text_length, "tokens of a caption in training, at most")
