@@ -58,7 +58,7 @@ void run(const Options& options) {
   const auto source = data::open_captions(options.data);
   if (!options.pictures.empty())
     for (int64_t i = 0; i < std::min(options.picture_count, source->size()); ++i)
-      write_picture(fs::path(options.pictures) / (data::detail::superpixel_name(i) + ".png"), source->get(i).image,
+      write_picture(fs::path(options.pictures) / (data::superpixel_name(i) + ".png"), source->get(i).image,
                     options.recipe);
   if (options.output.empty()) return;
   tessera::train::Progress progress("superpixels", source->size(), "pictures");

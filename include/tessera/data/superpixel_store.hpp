@@ -59,13 +59,12 @@ inline SegmentMap superpixels_by(const SuperpixelRecipe& recipe, const Image& pi
   return felzenszwalb(resize(image, size.width, size.height, Filter::lanczos), recipe.felzenszwalb);
 }
 
-namespace detail {
+/// What the superpixels of a sample are called in a store: nine digits.
 inline std::string superpixel_name(int64_t index) {
   char name[24];
   std::snprintf(name, sizeof name, "%09lld", static_cast<long long>(index));
   return name;
 }
-}  // namespace detail
 
 /// Computes the superpixels of all pictures of `source` into `folder` and returns how many shards were there already.
 /// One process a folder. `done(count)` is called with the samples that a shard added, after it is in its place. Throws
@@ -101,7 +100,7 @@ int64_t write_superpixels(const CaptionSource& source, const std::filesystem::pa
         files[size_t(i)] = {{"png", std::string(png.begin(), png.end())}, {"txt", sample.key}};
       }
     });
-    for (int64_t i = 0; i < count; ++i) writer.add(detail::superpixel_name(begin + i), std::move(files[size_t(i)]));
+    for (int64_t i = 0; i < count; ++i) writer.add(superpixel_name(begin + i), std::move(files[size_t(i)]));
     writer.finish();
     done(count);
   }
@@ -119,7 +118,7 @@ class SuperpixelStore {
       detail::TarReader tar(*shards_.back(), 0);
       while (tar.next()) {
         if (tar.ending() != "png") continue;
-        require<IoError>(tar.key() == detail::superpixel_name(size()), path.string(), ": ", tar.name(),
+        require<IoError>(tar.key() == superpixel_name(size()), path.string(), ": ", tar.name(),
                          " stands where the superpixels of sample ", size(), " are expected");
         entries_.push_back({uint32_t(shards_.size() - 1), tar.position()});
       }
