@@ -20,9 +20,13 @@ void add_gumbel_softmax(int64_t rows, int64_t groups) {
       gumbel_softmax_forward(row.ctx, view(assignment), soft, {}, logits, gumbel, {.temperature = 0.9});
     };
   });
-  // Noise drawn in place; logits so far apart that it decides nothing, or no two programs could be compared.
+  // Noise drawn in place; one logit of a row is so far ahead that noise decides nothing, or no two programs could be
+  // compared.
   add_row(row_name<float>("gumbel_softmax", "draw", shape), [=](Row& row) {
-    const auto logits = row.input<float>("logits", logits_shape, 1e7);
+    const auto logits = row.input<float>("logits", logits_shape);
+    const auto ahead = row.numbers("ahead", Shape<1>{rows}, uint32_t(groups));
+    for (int64_t r = 0; r < rows; ++r) logits(r, ahead(r)) += 100;
+    row.inputs[0].tensor = io::to_any(logits);
     const auto assignment = row.output<float>("assignment", logits_shape);
     const Tensor<float, 2> soft(row.ctx, logits_shape);
     row.work = [=, &row] {
@@ -44,18 +48,19 @@ void add_gumbel_softmax(int64_t rows, int64_t groups) {
 
 void add_assignment_pool(int64_t items, int64_t tokens, int64_t channels, int64_t groups) {
   const std::string shape = sentence(extents({items, tokens, channels}), "g", groups);
-  // Every token wholly in one group, as in training.
-  const auto one_hot = [=](Row& row) {
+  // Every token all but wholly in one group; no group's mass is exactly 1, where gradients are a matter of taste.
+  const auto weights = [=](Row& row) {
     const auto choice = row.numbers("choice", Shape<2>{items, tokens}, uint32_t(groups));
-    const auto assignment = Tensor<float, 3>::zeros(row.ctx, {items, tokens, groups});
-    for (int64_t i = 0; i < choice.size(); ++i) assignment.data[i * groups + choice.data[i]] = 1;
+    const auto assignment = Tensor<float, 3>(row.ctx, {items, tokens, groups});
+    std::fill_n(assignment.data, assignment.size(), 0.01f);
+    for (int64_t i = 0; i < choice.size(); ++i) assignment.data[i * groups + choice.data[i]] = 0.9f;
     row.add_input("assignment", assignment);
     return assignment;
   };
   for (const std::string pass : {"forward", "backward"})
     add_row(row_name<float>("assignment_pool", pass, shape), [=](Row& row) {
       const auto value = row.input<float>("value", Shape<3>{items, tokens, channels});
-      const auto assignment = one_hot(row);
+      const auto assignment = weights(row);
       const Tensor<float, 2> mass(row.ctx, {items, groups});
       const Shape<3> pooled_shape{items, groups, channels};
       const bool forward = pass == "forward";

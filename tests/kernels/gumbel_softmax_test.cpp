@@ -19,7 +19,7 @@ TEMPLATE_TEST_CASE("gumbel_softmax: assignment, index, gradient and noise agree 
   auto ctx = nan_filled_context();
   Context<Device> device;
   for (const auto& [rows, columns] :
-       {std::pair{1, 1}, {300, 8}, {9, 32}, {9, 63}, {5, 64}, {3, 129}, {2, 1024}, {2, 1301}, {1, 8200}}) {
+       {std::pair{1, 1}, {300, 8}, {9, 16}, {9, 63}, {5, 64}, {3, 129}, {2, 512}, {2, 1301}, {1, 4300}}) {
     INFO(rows << " x " << columns);
     const Shape<2> shape{rows, columns};
     const auto logits = random_tensor<T>(ctx, shape, 1, 3.0), d = random_tensor<T>(ctx, shape, 2);

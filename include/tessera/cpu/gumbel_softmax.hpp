@@ -45,22 +45,25 @@ struct Backend<op::gumbel_softmax, Cpu> {
       Tensor<A, 1> chunk(ctx, {count});
       A* y = chunk.data;
       perturb(y, logits.data + first, gumbel ? gumbel.data + first : nullptr, options.noise, first, count, temperature);
+      for (int64_t at = 0; at < count; at += columns) subtract_largest(y + at, columns);
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) y[i] = math::exp(y[i]);
       for (int64_t r = begin; r < end; ++r, y += columns) {
-        softmax_in_place(y, columns);
+        divide_by_sum(y, columns);
         const int64_t at = r * columns;
         const int64_t chosen = chooses ? first_of_the_largest(y, columns) : 0;
         if (index) index.data[r] = int32_t(chosen);
         if (soft) {
           T* soft_row = soft.data + at;
-#pragma omp simd
+#pragma omp simd simdlen(8)
           for (int64_t i = 0; i < columns; ++i) soft_row[i] = narrow<T>(y[i]);
         }
         T* row = assignment.data + at;
         if (options.hard) {
-#pragma omp simd
+#pragma omp simd simdlen(8)
           for (int64_t i = 0; i < columns; ++i) row[i] = narrow<T>(((i == chosen ? A(1) : A(0)) - y[i]) + y[i]);
         } else {
-#pragma omp simd
+#pragma omp simd simdlen(8)
           for (int64_t i = 0; i < columns; ++i) row[i] = narrow<T>(y[i]);
         }
       }
@@ -77,7 +80,7 @@ struct Backend<op::gumbel_softmax, Cpu> {
         const T *d = d_assignment.data + r * columns, *y = soft.data + r * columns;
         T* d_row = d_logits.data + r * columns;
         A dot = 0;
-#pragma omp simd reduction(+ : dot)
+#pragma omp simd simdlen(8) reduction(+ : dot)
         for (int64_t i = 0; i < columns; ++i) dot += A(widen(y[i])) * A(widen(d[i]));
 #pragma omp simd
         for (int64_t i = 0; i < columns; ++i) d_row[i] = narrow<T>(factor * (A(widen(y[i])) * (A(widen(d[i])) - dot)));
@@ -109,22 +112,24 @@ struct Backend<op::gumbel_softmax, Cpu> {
     }
   }
 
+  // Rows are often of eight entries: loops over one are cut into eights, or all of it would be what is left over.
   template <class A>
-  static void softmax_in_place(A* row, int64_t columns) {
+  static void subtract_largest(A* row, int64_t columns) {
     A largest = -std::numeric_limits<A>::infinity();
-#pragma omp simd reduction(max : largest)
+#pragma omp simd simdlen(8) reduction(max : largest)
     for (int64_t i = 0; i < columns; ++i) largest = row[i] > largest ? row[i] : largest;
-    // A row of nothing but -infinity: exponentials are 0, not NaN.
-    const A shift = largest == -std::numeric_limits<A>::infinity() ? A(0) : largest;
+    if (largest == -std::numeric_limits<A>::infinity()) return;  // all of it: exponentials are 0, not NaN
+#pragma omp simd simdlen(8)
+    for (int64_t i = 0; i < columns; ++i) row[i] -= largest;
+  }
+  template <class A>
+  static void divide_by_sum(A* row, int64_t columns) {
     A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < columns; ++i) {
-      row[i] = math::exp(row[i] - shift);
-      sum += row[i];
-    }
+#pragma omp simd simdlen(8) reduction(+ : sum)
+    for (int64_t i = 0; i < columns; ++i) sum += row[i];
     // Divided, not multiplied by 1 / sum: a product might be fused with the subtraction from the one-hot row.
     const A divisor = sum == A(0) ? A(1) : sum;
-#pragma omp simd
+#pragma omp simd simdlen(8)
     for (int64_t i = 0; i < columns; ++i) row[i] /= divisor;
   }
 

@@ -173,6 +173,19 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pool_traits::threads)
   }
 }
 
+/// sum[0] of each lane becomes the warp's total of sum[lane]. Each step halves the sums of a lane: the other half goes
+/// to the lane that keeps it.
+template <int half>
+TESSERA_DEVICE void scatter_sums(float (&sum)[warp_size], int lane) {
+  const bool upper = (lane & half) != 0;
+  TESSERA_UNROLL
+  for (int k = 0; k < half; ++k) {
+    const float given = upper ? sum[k] : sum[k + half], kept = upper ? sum[k + half] : sum[k];
+    sum[k] = kept + __shfl_xor_sync(full_mask, given, half);
+  }
+  if constexpr (half > 1) scatter_sums<half / 2>(sum, lane);
+}
+
 /// products [B, N, G]: value times d_pooled / divisor, summed over the channels. A warp takes 4 tokens by 8 groups: 32
 /// sums, of which each lane ends with one.
 template <class T, int Count>
@@ -208,16 +221,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pool_traits::threads)
       }
     }
   }
-  // Each step halves the sums of a lane: the other half goes to the lane that keeps it.
-  TESSERA_UNROLL
-  for (int half = warp_size / 2; half > 0; half /= 2) {
-    const bool upper = (lane & half) != 0;
-    TESSERA_UNROLL
-    for (int k = 0; k < half; ++k) {
-      const float given = upper ? sum[k] : sum[k + half], kept = upper ? sum[k + half] : sum[k];
-      sum[k] = kept + __shfl_xor_sync(full_mask, given, half);
-    }
-  }
+  scatter_sums<warp_size / 2>(sum, lane);
   const int t = lane / groups, i = lane % groups;
   if (t < count && g + i < shape.groups)
     products[(first + t) * shape.groups + g + i] = sum[0] * inverse[place.item * shape.groups + g + i];

@@ -11,8 +11,9 @@ inline namespace TESSERA_PROVIDER {
 
 struct gumbel_softmax_traits {
   static constexpr int threads = 256;
-  static constexpr int64_t longest_of_thread = softmax_traits::held;
-  static constexpr int64_t longest_of_warp = softmax_traits::longest_of_warp;
+  static constexpr int held = 16;  // entries of a row that a thread keeps in registers
+  static constexpr int64_t longest_of_thread = held;
+  static constexpr int64_t longest_of_warp = int64_t(warp_size) * held;
 };
 
 /// A row's entry that is the largest so far; of equals the first.
@@ -105,71 +106,84 @@ struct GumbelNoise {
 template <class T, int Count, int group>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(gumbel_softmax_traits::threads)
     gumbel_softmax_forward_kernel(T* assignment, T* soft, int32_t* index, const T* logits, GumbelNoise noise,
-                                  float temperature, bool hard, int64_t rows, int64_t columns) {
+                                  float inverse_temperature, bool hard, int64_t rows, int64_t columns) {
   using Row = AssignmentRow<group>;
   TESSERA_SHARED(float, scratch, Row::warps);
   TESSERA_SHARED(int32_t, places, Row::warps);
   const int64_t row = Row::row();
   if (row >= rows) return;  // the whole group
-  HeldRow<T, Count, group> held(logits + row * columns, columns, Row::lane());
-  const auto perturb = [&](float(&values)[Count], int64_t c) {
-    noise.add_to(values, row * columns + c);
+  HeldRow<T, Count, group, gumbel_softmax_traits::held> held(logits + row * columns, columns, Row::lane());
+  // What the registers hold goes from stage to stage there; visit sees it after `stage`.
+  const auto for_each_held = [&](auto&& stage, auto&& visit) {
     TESSERA_UNROLL
-    for (int i = 0; i < Count; ++i) values[i] /= temperature;
+    for (int p = 0; p < held.packs; ++p) {
+      if (held.column(p) >= columns) continue;
+      TESSERA_UNROLL
+      for (int i = 0; i < Count; ++i) held.values[p][i] = stage(held.values[p][i]);
+      visit(held.column(p), held.values[p]);
+    }
   };
+  // The rest of a block's row is loaded and drawn again for every pass, and goes through all stages so far.
+  const auto for_each_else = [&](auto&& stages, auto&& visit) {
+    if constexpr (group == Row::threads) {
+      for (int64_t c = held.column(held.packs); c < columns; c += int64_t(group) * Count) {
+        float values[Count];
+        held.load(values, c);
+        noise.add_to(values, row * columns + c);
+        TESSERA_UNROLL
+        for (int i = 0; i < Count; ++i) values[i] = stages(values[i] * inverse_temperature);
+        visit(c, values);
+      }
+    }
+  };
+  const auto same = [](float z) { return z; };
+
   TESSERA_UNROLL
   for (int p = 0; p < held.packs; ++p)
-    if (held.column(p) < columns) perturb(held.values[p], held.column(p));
-  // Visits z = (logits + noise) / temperature; what the registers do not hold is loaded and drawn again.
-  const auto for_each = [&](auto&& visit) {
-    TESSERA_UNROLL
-    for (int p = 0; p < held.packs; ++p)
-      if (held.column(p) < columns) visit(held.column(p), held.values[p]);
-    for (int64_t c = held.column(held.packs); c < columns; c += int64_t(group) * Count) {
-      float loaded[Count];
-      held.load(loaded, c);
-      perturb(loaded, c);
-      visit(c, loaded);
-    }
-  };
-
+    if (held.column(p) < columns) noise.add_to(held.values[p], row * columns + held.column(p));
   float largest = negative_infinity();  // NaN is passed over here; it comes out of the sum
-  for_each([&](int64_t, const float(&z)[Count]) {
+  const auto compare = [&](int64_t, const float(&z)[Count]) {
     TESSERA_UNROLL
     for (int i = 0; i < Count; ++i) largest = fmaxf(largest, z[i]);
-  });
+  };
+  for_each_held([&](float x) { return x * inverse_temperature; }, compare);
+  for_each_else(same, compare);
   largest = Row::max(largest, scratch);
+
   const float shift = largest == negative_infinity() ? 0.0f : largest;
   float sum = 0;
-  for_each([&](int64_t, const float(&z)[Count]) {
+  const auto exponential = [&](float z) { return exp_approximate(z - shift); };
+  const auto add = [&](int64_t, const float(&e)[Count]) {
     TESSERA_UNROLL
-    for (int i = 0; i < Count; ++i) sum += exp_approximate(z[i] - shift);
-  });
+    for (int i = 0; i < Count; ++i) sum += e[i];
+  };
+  for_each_held(exponential, add);
+  for_each_else(exponential, add);
   sum = Row::sum(sum, scratch);
+
   // y is a quotient, not a product with 1 / sum, which nvcc would fuse with the subtraction from the one-hot row.
   const float divisor = sum == 0.0f ? 1.0f : sum;
-  int32_t chosen = 0;
-  if (hard || index) {
-    LargestEntry entry{negative_infinity(), int32_t(columns)};
-    for_each([&](int64_t c, const float(&z)[Count]) {
-      TESSERA_UNROLL
-      for (int i = 0; i < Count; ++i) entry.offer(exp_approximate(z[i] - shift) / divisor, int32_t(c + i));
-    });
-    chosen = Row::place(entry, scratch, places);
-    if (chosen == columns) chosen = 0;  // a row of NaN
-    if (index && Row::lane() == 0) index[row] = chosen;
-  }
-  for_each([&](int64_t c, const float(&z)[Count]) {
-    float y[Count];
+  const auto quotient = [&](float e) { return __fdividef(e, divisor); };
+  LargestEntry entry{negative_infinity(), int32_t(columns)};
+  const auto offer = [&](int64_t c, const float(&y)[Count]) {
     TESSERA_UNROLL
-    for (int i = 0; i < Count; ++i) y[i] = exp_approximate(z[i] - shift) / divisor;
+    for (int i = 0; i < Count; ++i) entry.offer(y[i], int32_t(c + i));
+  };
+  for_each_held(quotient, offer);
+  for_each_else([&](float z) { return quotient(exponential(z)); }, offer);
+  int32_t chosen = Row::place(entry, scratch, places);
+  if (chosen == columns) chosen = 0;  // a row of NaN
+  if (index && Row::lane() == 0) index[row] = chosen;
+
+  const auto write = [&](int64_t c, const float(&y)[Count]) {
     if (soft) store_rounded<Count>(soft + row * columns + c, y);
-    if (hard) {
-      TESSERA_UNROLL
-      for (int i = 0; i < Count; ++i) y[i] = ((c + i == chosen ? 1.0f : 0.0f) - y[i]) + y[i];
-    }
-    store_rounded<Count>(assignment + row * columns + c, y);
-  });
+    float out[Count];
+    TESSERA_UNROLL
+    for (int i = 0; i < Count; ++i) out[i] = hard ? ((c + i == chosen ? 1.0f : 0.0f) - y[i]) + y[i] : y[i];
+    store_rounded<Count>(assignment + row * columns + c, out);
+  };
+  for_each_held(same, write);
+  for_each_else([&](float z) { return quotient(exponential(z)); }, write);
 }
 
 /// d_logits = factor y (d - sum(y d)). d_logits may be d.
@@ -181,7 +195,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(gumbel_softmax_traits::threads)
   TESSERA_SHARED(float, scratch, Row::warps);
   const int64_t row = Row::row();
   if (row >= rows) return;
-  const HeldRow<T, Count, group> held(soft + row * columns, columns, Row::lane());
+  const HeldRow<T, Count, group, gumbel_softmax_traits::held> held(soft + row * columns, columns, Row::lane());
   const auto gradients = [&](float(&to)[Count], int64_t c) {
     const auto elements = load_elements<Count>(d_assignment + row * columns + c);
     TESSERA_UNROLL
@@ -244,7 +258,7 @@ struct Backend<op::gumbel_softmax, kernels::KernelDevice> {
                 kernels::launch(
                     "gumbel_softmax_forward", kernels::gumbel_softmax_forward_kernel<T, count.value, group.value>,
                     blocks(rows, group.value), unsigned(Traits::threads), 0, ctx, assignment.data, soft.data,
-                    index.data, logits.data, noise, float(options.temperature), options.hard, rows, columns);
+                    index.data, logits.data, noise, float(1 / options.temperature), options.hard, rows, columns);
               });
   }
   template <class T>

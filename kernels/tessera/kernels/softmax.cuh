@@ -16,10 +16,11 @@ struct softmax_traits {
   static constexpr int64_t longest_of_warp = int64_t(warp_size) * held;
 };
 
-/// A row as the threads of a group see it: values in registers, and the rest of a long row still in memory.
-template <class T, int Count, int group>
+/// A row as the threads of a group see it: `held` values a thread in registers, and the rest of a long row still in
+/// memory.
+template <class T, int Count, int group, int held = softmax_traits::held>
 struct HeldRow {
-  static constexpr int packs = softmax_traits::held / Count;
+  static constexpr int packs = held / Count;
   const T* row;
   int64_t columns;
   int lane;
