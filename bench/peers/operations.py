@@ -356,7 +356,7 @@ both_ways("gumbel_softmax", gumbel_softmax, ["logits"], "assignment")
 
 @peer("gumbel_softmax/draw")
 def gumbel_softmax_draw(inputs, name):
-    return forward(lambda logits: F.gumbel_softmax(logits, 0.9, hard=True), inputs, "assignment")
+    return forward(lambda logits: F.gumbel_softmax(logits, 0.9, hard=True), {"logits": inputs["logits"]}, "assignment")
 
 
 @peer("assignment_pool/forward", "assignment_pool/backward")
