@@ -64,3 +64,13 @@ TEST_CASE("layernorm: no rows, and views that are not aligned", "[kernels]") {
   const auto y = layernorm(device, TensorView<float, 2, Device>(values_s.data + 1, {4, 8}), weight_s, bias_s);
   CHECK(largest_difference(to_host(y), to_host(expected)) < 3e-6);
 }
+
+TEST_CASE("layernorm: the variance is taken about the mean, however far that is from zero", "[kernels]") {
+  auto ctx = nan_filled_context();
+  Context<Device> device;
+  auto x = random_tensor<float, 2>(ctx, {3, 64}, 1);
+  for (int64_t i = 0; i < x.size(); ++i) x.data[i] += 3000;  // its square has no digits left for a variance of 1
+  auto weight = random_tensor<float, 1>(ctx, {64}, 3), bias = random_tensor<float, 1>(ctx, {64}, 4);
+  const auto y = layernorm(device, on_device(device, x), on_device(device, weight), on_device(device, bias));
+  CHECK(largest_difference(to_host(y), to_host(layernorm(ctx, x, weight, bias))) < 1e-3);
+}
