@@ -34,7 +34,7 @@ class Stripes : public CaptionSource {
   std::string name_;
 };
 
-const SuperpixelRecipe recipe{.samples = 0, .samples_per_shard = 3, .felzenszwalb = {50, 0.5, 20}, .short_side = 0};
+const SuperpixelRecipe recipe{.samples = 0, .samples_per_shard = 3, .felzenszwalb = {50, 0, 20}, .short_side = 0};
 constexpr auto ignore = [](int64_t) {};
 
 }  // namespace

@@ -12,7 +12,7 @@ using data::SegmentMap;
 
 namespace {
 
-data::Image picture(const Case& which, const std::string& name) {
+data::Image rgb_picture(const Case& which, const std::string& name) {
   const auto shape = which.shape(name);
   REQUIRE(shape.size() == 3);
   data::Image image{int(shape[1]), int(shape[0]), int(shape[2])};
@@ -25,14 +25,14 @@ data::FelzenszwalbOptions options_of(const Case& which, const std::string& name)
   return {config.get<double>("scale"), config.get<double>("sigma"), config.get<int>("min_size")};
 }
 
-void same(const Case& which, const std::string& name, const SegmentMap& ours) {
+void same_map(const Case& which, const std::string& name, const SegmentMap& ours) {
   REQUIRE(which.shape(name) == std::vector<int64_t>{ours.height, ours.width});
   compare_exactly<int32_t>(which, name, ours.labels);
 }
 
 /// The numbers in the first parentheses after "=" of a tensor's description: "… box (x0,y0,x1,y1)=(0.13, 0.21, 0.83,
 /// 0.97)".
-data::RelativeBox described_box(const Case& which, const std::string& name) {
+data::RelativeBox described_crop(const Case& which, const std::string& name) {
   const std::string text = which.description()["tensors"][name].get<std::string>("desc");
   const size_t at = text.find("=(");
   REQUIRE(at != std::string::npos);
@@ -48,10 +48,10 @@ TEST_CASE("golden felzenszwalb: label maps and smoothed pictures equal scikit-im
     for (int i = 0; which.has(sentence("input.image", i)); ++i) {
       const std::string name = sentence("image", i);
       INFO(which.name() << ": " << name);
-      const data::Image image = picture(which, "input." + name);
+      const data::Image image = rgb_picture(which, "input." + name);
       const auto options = options_of(which, name);
       const SegmentMap map = data::felzenszwalb(image, options);
-      same(which, "out." + name + ".labels", map);
+      same_map(which, "out." + name + ".labels", map);
       CHECK(map.count() == which.config()["images"][name].get<int>("segments"));
       if (!which.has("mid." + name + ".smooth")) continue;
       const std::vector<double> planes = data::detail::smooth_planes(image, options.sigma);
@@ -67,16 +67,16 @@ TEST_CASE("golden felzenszwalb: crops, nearest resizing, labels of patches", "[g
   for (const Case& which : find_cases("felzenszwalb"))
     for (int i = 0; which.has(sentence("input.image", i)); ++i) {
       const std::string name = sentence("image", i);
-      const SegmentMap map = data::felzenszwalb(picture(which, "input." + name), options_of(which, name));
+      const SegmentMap map = data::felzenszwalb(rgb_picture(which, "input." + name), options_of(which, name));
       for (int j = 0; which.has(sentence("out.", name, ".crop", j, ".resized")); ++j) {
         const std::string crop = sentence("out.", name, ".crop", j);
         INFO(which.name() << ": " << crop);
-        const auto box = described_box(which, crop + ".patch_labels");
+        const auto box = described_crop(which, crop + ".patch_labels");
         const auto size = which.shape(crop + ".resized"), grid = which.shape(crop + ".patch_labels");
         const SegmentMap resized = data::resize_labels(data::crop_labels(map, box), int(size[1]), int(size[0]));
-        same(which, crop + ".resized", resized);
-        same(which, crop + ".patch_labels",
-             data::patch_labels(resized, int(size[1] / grid[1]), int(size[0] / grid[0])));
+        same_map(which, crop + ".resized", resized);
+        same_map(which, crop + ".patch_labels",
+                 data::patch_labels(resized, int(size[1] / grid[1]), int(size[0] / grid[0])));
       }
     }
 }
