@@ -1,4 +1,5 @@
-# The Cuda device: tessera::cuda, for programs with files that nvcc compiles. Sets TESSERA_HAS_CUDA.
+# The Cuda device: tessera::cuda, for programs with files that nvcc compiles. Sets TESSERA_HAS_CUDA. Read by tessera itself and
+# by its installed package. Wants tessera::headers and tessera_kernel_headers, the folder that holds tessera/cuda.hpp.
 #   TESSERA_CUDA               OFF, ON, or AUTO: where nvcc is found
 #   CMAKE_CUDA_ARCHITECTURES   else the architecture of the GPU of this machine, else 80 and 90
 set(TESSERA_CUDA OFF CACHE STRING "Kernels for NVIDIA GPUs: OFF, ON, or AUTO (where nvcc is found)")
@@ -42,15 +43,13 @@ if(NOT TESSERA_CUDA STREQUAL "OFF")
 
     add_library(tessera_cuda INTERFACE)
     add_library(tessera::cuda ALIAS tessera_cuda)
-    set_target_properties(tessera_cuda PROPERTIES EXPORT_NAME cuda)
-    target_include_directories(tessera_cuda INTERFACE
-      $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+    target_include_directories(tessera_cuda INTERFACE ${tessera_kernel_headers})
     # Shapes are std::array and read in kernels. OpenMP's target speaks to the C++ compiler alone. CMake before 3.31 does
     # not know nvcc 13's language levels (cuda_std_20). Warning 186 is about loops over the no axes of a scalar,
     # 3189 about variables named module.
     target_compile_options(tessera_cuda INTERFACE
       $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;--diag-suppress=186,3189;-Xcompiler=-fopenmp>)
-    target_link_libraries(tessera_cuda INTERFACE tessera_headers CUDA::cudart CUDA::cublasLt)
+    target_link_libraries(tessera_cuda INTERFACE tessera::headers CUDA::cudart CUDA::cublasLt)
     message(STATUS "tessera: Cuda device by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
   endif()
 endif()

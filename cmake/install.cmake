@@ -1,9 +1,11 @@
-# cmake --install: headers, the matrix product's sources, the CMake package and the pkg-config file. All of it is text
+# cmake --install: headers, the sources of the matrix product and of the emulated device, the CMake package and the pkg-config file. All of it is text
 # that holds no path of the machine it was made on, so the installed tree may be moved.
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/tessera)
 
 install(DIRECTORY include/tessera DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
+install(DIRECTORY kernels/tessera DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp" PATTERN "*.cuh")
+install(DIRECTORY kernels/tessera/simt DESTINATION ${CMAKE_INSTALL_DATADIR}/tessera FILES_MATCHING PATTERN "*.cpp")
 install(FILES cmake/matmul_eigen.cpp cmake/matmul_onednn.cpp DESTINATION ${CMAKE_INSTALL_DATADIR}/tessera)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
@@ -22,7 +24,7 @@ configure_package_config_file(cmake/tesseraConfig.cmake.in ${CMAKE_CURRENT_BINAR
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/tesseraConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/tesseraConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/tesseraConfigVersion.cmake
-  cmake/libraries.cmake DESTINATION ${package_dir})
+  cmake/libraries.cmake cmake/simt.cmake cmake/cuda.cmake DESTINATION ${package_dir})
 
 # share/pkgconfig: where files for all architectures belong.
 set(pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)

@@ -1,22 +1,20 @@
-# The Simt device: CUDA kernels run on the processor.
+# The Simt device: CUDA kernels run on the processor. Read by tessera itself and by its installed package, where the library
+# is compiled within the project that asks for it, by that project's compiler.
 #   tessera::simt          the emulator's library, with the headers of kernels/
 #   tessera::simt_checked  the same for programs in which every load and store of the kernels is checked: what links it is
 #                          compiled with the sanitizers and with callbacks at loads and stores. clang alone can do that.
-option(TESSERA_SIMT_CHECKED "Kernels of own tests run with every load and store checked (needs clang)" OFF)
-
+# Wants tessera::headers; tessera_kernel_headers, the folder that holds tessera/simt.hpp; tessera_simt_sources.
 set(simt_sources counters fiber glibc heap matrices scheduler shadow shared streams warp)
-list(TRANSFORM simt_sources REPLACE "(.+)" "${CMAKE_CURRENT_SOURCE_DIR}/kernels/tessera/simt/\\1.cpp")
+list(TRANSFORM simt_sources REPLACE "(.+)" "${tessera_simt_sources}/\\1.cpp")
 add_library(tessera_simt STATIC EXCLUDE_FROM_ALL ${simt_sources})
 add_library(tessera::simt ALIAS tessera_simt)
-set_target_properties(tessera_simt PROPERTIES EXPORT_NAME simt)
-target_include_directories(tessera_simt PUBLIC
-  $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/kernels> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-target_link_libraries(tessera_simt PUBLIC tessera_headers)
+target_include_directories(tessera_simt PUBLIC ${tessera_kernel_headers})
+target_link_libraries(tessera_simt PUBLIC tessera::headers)
 # Optimised whatever the build type, and never under sanitizers: it is their runtime.
 target_compile_options(tessera_simt PRIVATE -Wall -Wextra -O2)
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-  add_library(tessera_simt_callbacks OBJECT EXCLUDE_FROM_ALL kernels/tessera/simt/callbacks.cpp)
+  add_library(tessera_simt_callbacks OBJECT EXCLUDE_FROM_ALL ${tessera_simt_sources}/callbacks.cpp)
   target_link_libraries(tessera_simt_callbacks PUBLIC tessera_simt)
   target_compile_options(tessera_simt_callbacks PRIVATE -Wall -Wextra -O2)
 
@@ -31,9 +29,4 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     -Wl,--wrap=__asan_memcpy,--wrap=__asan_memmove,--wrap=__asan_memset)
   target_sources(tessera_simt_checked INTERFACE $<TARGET_OBJECTS:tessera_simt_callbacks>)
   target_link_libraries(tessera_simt_checked INTERFACE tessera_simt)
-  if(TESSERA_SIMT_CHECKED)
-    set(TESSERA_NATIVE OFF)  # this machine's vector instructions would hide accesses from the callbacks
-  endif()
-elseif(TESSERA_SIMT_CHECKED)
-  message(FATAL_ERROR "tessera: TESSERA_SIMT_CHECKED needs clang (-DCMAKE_CXX_COMPILER=clang++-14)")
 endif()

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# examples/consumer against the installed package: installs into a temporary prefix, moves that elsewhere, builds a copy
-# of the example there and runs it. Also the pkg-config file, and what find_package says when it cannot serve.
-# Usage: consumer.sh SOURCE_DIR OUT_DIR. CMAKE names cmake; CXX, if set, is the compiler; ONEDNN=ON installs with oneDNN.
+# examples/consumer and examples/custom_op against the installed package: installs into a temporary prefix, moves that
+# elsewhere, builds copies of the examples there and runs them. Also the pkg-config file, and what find_package says when it
+# cannot serve. Usage: consumer.sh SOURCE_DIR OUT_DIR. CMAKE names cmake; CXX, if set, is the compiler; ONEDNN=ON installs
+# with oneDNN; NVCC, if set, compiles the custom operation for a GPU.
 set -euo pipefail
 source_dir=$1 out=$2 cmake=${CMAKE:-cmake}
 rm -rf "$out"
@@ -26,6 +27,20 @@ quiet "$cmake" --build "$out/build"
 "$out/build/consumer" "$out/model.safetensors"
 [ -s "$out/model.safetensors" ] || { echo "the consumer wrote no model"; exit 1; }
 
+# examples/custom_op: kernels of one's own on the installed emulated device, and compiled by nvcc where there is one.
+cp -r "$source_dir/examples/custom_op" "$out/custom_op"
+cuda=()
+[ ! -x "${NVCC:-}" ] || cuda=(-DCUSTOM_OP_CUDA=ON -DCMAKE_CUDA_COMPILER="$NVCC" -DCMAKE_CUDA_ARCHITECTURES=90)
+quiet "$cmake" -S "$out/custom_op" -B "$out/custom_op/build" -G Ninja -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
+  -DCMAKE_PREFIX_PATH="$out/prefix" "${cuda[@]}"
+quiet "$cmake" --build "$out/custom_op/build"
+for program in check mistake; do quiet "$out/custom_op/build/$program"; done
+if [ ${#cuda[@]} -gt 0 ]; then
+  status=0
+  "$out/custom_op/build/check_cuda" || status=$?
+  [ $status = 0 ] || [ $status = 77 ] || { echo "check_cuda ends with status $status"; exit 1; }
+fi
+
 # The package's own words.
 mkdir "$out/asks"
 printf '%s\n' 'cmake_minimum_required(VERSION 3.25)' 'project(asks CXX)' 'find_package(tessera ${VERSION} CONFIG REQUIRED COMPONENTS ${ASK})' \
@@ -41,10 +56,11 @@ refuses() {
   if ask "$@"; then echo "find_package succeeds with $*"; exit 1; fi
   tr -s '\n ' ' ' <"$out/log" | grep -qF "$words" || { cat "$out/log"; echo "find_package does not say: $words"; exit 1; }
 }
-refuses "There is no component kernels; io, data and scenes are known" -DASK=kernels
+refuses "There is no component kernels; io, data, scenes, simt and cuda are known" -DASK=kernels
 refuses "Component scenes needs Freetype, not found" -DASK=scenes -DCMAKE_DISABLE_FIND_PACKAGE_Freetype=ON
 refuses "TESSERA_ONEDNN is ON but oneDNN was not found" -DTESSERA_ONEDNN=ON -DCMAKE_FIND_ROOT_PATH="$out/asks" \
   -DCMAKE_FIND_ROOT_PATH_MODE_LIBRARY=ONLY
+refuses "Component cuda needs nvcc 13, not found" -DASK=cuda -DTESSERA_NVCC=
 refuses "version" -DVERSION=0.2
 
 if command -v pkg-config >/dev/null; then

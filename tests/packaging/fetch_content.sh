@@ -13,3 +13,6 @@ cp -r "$source_dir/examples/consumer" "$out/project"
 programs=$(find "$out/build" -type f -perm -u+x ! -path '*/CMakeFiles/*' -printf '%f\n')
 [ "$programs" = consumer ] || { printf 'more was built than the consumer:\n%s\n' "$programs"; exit 1; }
 "$out/build/consumer"
+# The emulated device is among a checkout's targets.
+"$cmake" -S "$source_dir/examples/custom_op" -B "$out/custom_op" -G Ninja -DTESSERA_CHECKOUT="$source_dir" >"$out/log" 2>&1 ||
+  { cat "$out/log"; exit 1; }
