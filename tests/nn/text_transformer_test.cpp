@@ -115,6 +115,22 @@ TEST_CASE("TextTransformer: pools at the first end-of-text token, or at the firs
   for (int64_t e = 0; e < 5; ++e) CHECK(y(2, e) == Approx(expected(0, e)).epsilon(1e-12));
 }
 
+TEST_CASE("TextTransformer: with known ends the same bits; columns behind every end are cut off", "[nn]") {
+  auto ctx = nan_filled_context();
+  const auto text = tower<float>(ctx);
+  Tape<Cpu> tape(ctx, false);
+  const auto ids = Tensor<int32_t, 2>::from_host(ctx, {2, 6}, {9, 3, 10, 0, 0, 0, 9, 3, 4, 10, 0, 0});
+  const auto input = text_input(ctx, ids, -1);
+  CHECK(input.ids.shape == Shape<2>{2, 4});
+  CHECK(to_host(view(input.ids)) == std::vector<int32_t>{9, 3, 10, 0, 9, 3, 4, 10});
+  CHECK(to_host(view(input.ends)) == std::vector<int32_t>{2, 3});
+  Staging<Cpu> stage;
+  const auto found = text(tape, nn::on_device(ctx, stage, input)).value();
+  CHECK(to_host(view(found)) == to_host(view(text(tape, ids).value())));
+  CHECK(largest_difference(view(text(tape, TextInput<Cpu>{ids, input.ends}).value()), view(found)) < 1e-5);
+  REQUIRE_ERROR(text_input(ctx, ids, 7), ValueError, "row 0 holds no end-of-text token (id 7)");
+}
+
 TEST_CASE("TextTransformer: rows longer than the context, and ids beyond the vocabulary, are refused", "[nn]") {
   auto ctx = nan_filled_context();
   const auto text = tower<float>(ctx);

@@ -144,6 +144,20 @@ TEST_CASE("rearrange: a gradient handed on is never the caller's own tensor", "[
   CHECK(largest_difference(view(x.grad()), view(scale(ctx, cotangent, 2))) == 0);
 }
 
+TEST_CASE("rearrange: convert rounds values forward and gradients backward, and is nothing where types are equal",
+          "[ops][rearrange]") {
+  auto ctx = nan_filled_context();
+  const Variable<bfloat16, 2> x(random_tensor<bfloat16>(ctx, Shape<2>{3, 5}, 1), true);
+  const auto d_y = random_tensor<float>(ctx, Shape<2>{3, 5}, 2);
+  Tape<Cpu> tape(ctx);
+  const auto y = convert<float>(tape, x);
+  for (int64_t i = 0; i < 15; ++i) CHECK(y.value().data[i] == widen(x.value().data[i]));
+  tape.backward(y, d_y);
+  for (int64_t i = 0; i < 15; ++i) CHECK(widen(x.grad().data[i]) == widen(narrow<bfloat16>(d_y.data[i])));
+  CHECK(convert<float>(ctx, d_y).data == d_y.data);
+  CHECK(convert<float>(tape, y).value().data == y.value().data);
+}
+
 TEST_CASE("rearrange: errors name the axis and the numbers; empty slices", "[ops][rearrange]") {
   auto ctx = nan_filled_context();
   auto x = random_tensor<float, 3>(ctx, {2, 6, 5}, 1);
