@@ -109,3 +109,32 @@ TEST_CASE("matmul: bias and activation after a library's product, in place and i
       CHECK(worst < 2e-6);
     }
 }
+
+TEMPLATE_TEST_CASE("matmul: a linear layer in groups and its gradients agree with Cpu", "[kernels]", float, bfloat16) {
+  using T = TestType;
+  auto ctx = nan_filled_context();
+  Context<Device> device;
+  for (const auto& [rows, groups, in, out] : {std::tuple{65, 4, 8, 16}, {7, 3, 5, 1}, {1, 1, 9, 3}}) {
+    INFO(rows << " rows, " << groups << " groups of " << in << " to " << out);
+    const auto x = random_tensor<T>(ctx, Shape<2>{rows, groups * in}, 1);
+    const auto weight = random_tensor<T>(ctx, Shape<2>{groups * out, in}, 2);
+    const auto bias = random_tensor<float>(ctx, Shape<1>{groups * out}, 3);
+    const auto d_y = random_tensor<T>(ctx, Shape<2>{rows, groups * out}, 4);
+    const auto x_s = on_device(device, x), weight_s = on_device(device, weight), d_y_s = on_device(device, d_y);
+    const auto bias_s = on_device(device, bias);
+    const double tolerance = std::is_same_v<T, float> ? 1e-6 : 1e-2;
+    CHECK(largest_difference(to_host(grouped_linear(device, x_s, weight_s, groups, bias_s)),
+                             to_host(grouped_linear(ctx, x, weight, groups, bias))) < tolerance);
+    Tensor<T, 2> d_x(ctx, x.shape);
+    Tensor<float, 2> d_weight(ctx, weight.shape);
+    Tensor<float, 1> d_bias(ctx, bias.shape);
+    Tensor<T, 2, Device> d_x_s(device, x.shape);
+    Tensor<float, 2, Device> d_weight_s(device, weight.shape);
+    Tensor<float, 1, Device> d_bias_s(device, bias.shape);
+    grouped_linear_backward(ctx, view(d_x), view(d_weight), d_bias, d_y, x, weight, groups);
+    grouped_linear_backward(device, view(d_x_s), view(d_weight_s), d_bias_s, d_y_s, x_s, weight_s, groups);
+    CHECK(largest_difference(to_host(d_x_s), to_host(d_x)) < tolerance);
+    CHECK(largest_difference(to_host(d_weight_s), to_host(d_weight)) < tolerance);
+    CHECK(largest_difference(to_host(d_bias_s), to_host(d_bias)) < 1e-6);
+  }
+}
