@@ -97,6 +97,17 @@ TESSERA_KERNEL void atomics_of_blocks_kernel(int* sum, int* out, bool read) {
   if (read && blockIdx.x == 2 && threadIdx.x == 0) out[0] = sum[0];
 }
 
+/// Halves of a block at the same barriers of one function, but by different calls of it.
+TESSERA_KERNEL void two_calls_kernel(float* out) {
+  TESSERA_SHARED(float, scratch, 2);
+  float sum;
+  if (threadIdx.x < 32)
+    sum = block_sum<64>(1, scratch);
+  else
+    sum = block_sum<64>(2, scratch);
+  out[threadIdx.x] = sum;
+}
+
 // ---- memory ----
 TESSERA_KERNEL void read_kernel(float* out, const float* in, int offset) {
   out[threadIdx.x] = in[int(threadIdx.x) + offset];
@@ -131,6 +142,23 @@ TESSERA_KERNEL void wrong_group_count_kernel(float* out, const float* in) {
   out[0] = load_pack(shared)[0];
   out[1] = load_pack(shared + 4)[0];
   cp_async_wait<0>();
+}
+/// The thread itself changes what its copy may not have read yet.
+TESSERA_KERNEL void changed_source_kernel(float* out, float* in) {
+  TESSERA_SHARED(float, shared, 4);
+  cp_async16(shared, in);
+  cp_async_commit();
+  in[1] = 5;
+  cp_async_wait<0>();
+  out[0] = shared[1];
+}
+inline int variable_of_the_host = 7;
+inline constexpr int constants[4] = {1, 2, 3, 4};
+TESSERA_KERNEL void reads_constant_kernel(int* out) { out[threadIdx.x] = constants[threadIdx.x % 4]; }
+TESSERA_KERNEL void reads_variable_kernel(int* out) { out[threadIdx.x] = variable_of_the_host; }
+TESSERA_KERNEL void writes_variable_kernel(int* out) {
+  out[threadIdx.x] = 1;
+  variable_of_the_host = out[0];
 }
 /// Rows of `stride` floats, read by column: a conflict for each row where the stride is a multiple of 32.
 template <int stride>

@@ -1,5 +1,6 @@
 // The emulator's own rules: meetings of lanes, order of memory, guards, copies, streams, counters, errors.
 #include <tessera/device/matmul.cuh>
+#include <tessera/simt/machine.hpp>
 
 #include "simt/emulator_kernels.cuh"
 #include "support/catch.hpp"
@@ -86,11 +87,19 @@ TEST_CASE("emulator: bounds, alignment, uninitialised memory, stacks", "[simt]")
              contains("takes 132 bytes of shared memory, but the launch gave 128"));
   CHECK(fault_of(ctx, rules::static_array_kernel, 1, 1, 163 * 1024 - 4096, out.data) == "");
   CHECK(to_host(out)[0] == 16);
+  CHECK_THAT(fault_of(ctx, rules::changed_source_kernel, 1, 1, 0, out.data, Floats::zeros(ctx, {8}).data),
+             contains("byte 0 of a buffer of 32 bytes, was changed before the copy was waited for"));
   CHECK_THAT(fault_of(ctx, rules::static_array_kernel, 1, 1, 163 * 1024 - 4095, out.data),
              contains("4096 bytes beside the 162817 that the launch asks for"));
   if (!simt::checked()) return;
   CHECK_THAT(fault_of(ctx, rules::wrong_group_count_kernel, 1, 1, 0, out.data, Floats::zeros(ctx, {8}).data),
              contains("a copy is not waited for"));
+  Ints numbers(ctx, {4});
+  CHECK(fault_of(ctx, rules::reads_constant_kernel, 1, 4, 0, numbers.data) == "");
+  CHECK_THAT(fault_of(ctx, rules::reads_variable_kernel, 1, 4, 0, numbers.data),
+             contains("reads 4 bytes of a variable of the host's program"));
+  CHECK_THAT(fault_of(ctx, rules::writes_variable_kernel, 1, 4, 0, numbers.data),
+             contains("writes 4 bytes of a variable of the host's program"));
   CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 1, 0, out.data, in.data, 61),
              contains("byte 244 of a buffer of 244"));
   Floats fresh(ctx, {64});
@@ -102,6 +111,17 @@ TEST_CASE("emulator: bounds, alignment, uninitialised memory, stacks", "[simt]")
     ctx.synchronize();
   }
   CHECK_THAT(fault_of(ctx, rules::read_kernel, 1, 64, 0, out.data, gone, 0), contains("no longer"));
+}
+
+TEST_CASE("emulator: a barrier in a function is another one for every caller", "[simt]") {
+  Context<Simt> ctx;
+  Floats out(ctx, {64});
+  for (simt::Order order : simt::all_orders) {
+    const InOrder setting(order);
+    const auto sentence = fault_of(ctx, rules::two_calls_kernel, 1, 64, 0, out.data);
+    CHECK_THAT(sentence, contains("wait at different barriers: 32 threads wait at __syncthreads (reduce.cuh:"));
+    CHECK_THAT(sentence, contains(", called at line "));
+  }
 }
 
 TEST_CASE("emulator: addresses are used again, in other sizes, as late as can be", "[simt]") {
@@ -225,8 +245,10 @@ TEST_CASE("emulator: a library's call is work of its stream, and its reads and w
   };
   for (uint64_t seed = 0; seed < 5; ++seed) CHECK(result(true, true, simt::Order::random, seed) == 8);
   if (simt::checked()) {
-    for (simt::Order order : simt::all_orders)
+    for (simt::Order order : simt::all_orders) {
+      REQUIRE_THROWS_WITH(result(false, true, order, 1), contains("no event or synchronisation between"));
       REQUIRE_THROWS_WITH(result(true, false, order, 1), contains("no event or synchronisation between"));
+    }
     REQUIRE_THROWS_WITH(
         result(false, true, simt::Order::ascending, 1),
         contains("matmul: race: the library's call reads 1 byte at matmul.hpp") &&
@@ -243,6 +265,13 @@ TEST_CASE("emulator: a library's call is work of its stream, and its reads and w
     int early = 0;                                                // c was doubled before it was written
     for (uint64_t seed = 0; seed < 20; ++seed) early += result(true, false, simt::Order::random, seed) != 8;
     CHECK(early > 0);
+  }
+  // Much that waits runs early; what it does wrong is thrown by the next synchronisation all the same.
+  {
+    Context<Simt> busy;
+    launch("early", rules::misaligned_pack_kernel, 1u, 1u, 0, busy, Floats(busy, {4}).data, Floats(busy, {8}).data);
+    for (int i = 0; i < 34; ++i) Floats(busy, {1 << 18});
+    REQUIRE_THROWS_WITH(busy.synchronize(), contains("kernel early: load_pack"));
   }
   // In place, into strided rows, and views that go too far.
   Context<Simt> ctx;
@@ -265,6 +294,74 @@ TEST_CASE("emulator: a library's call is work of its stream, and its reads and w
   auto too_far = data.slice(1, 0, 1);
   too_far.shape[0] = 3;
   REQUIRE_ERROR(doubled(too_far), simt::Fault, "doubled: simt: a read of 4 bytes from byte 24 of a buffer of 24 bytes");
+}
+
+TEST_CASE("emulator: a buffer is not freed while another stream may use it", "[simt]") {
+  const auto fault = [](bool with_event, bool reads, simt::Order order) -> std::string {
+    const InOrder setting(order, 3);
+    auto first = std::make_shared<simt::Stream>(), second = std::make_shared<simt::Stream>();
+    Context<Simt> one({}, first), two({}, second);
+    auto out = Floats::zeros(one, {4});
+    try {
+      {
+        auto data = Floats::zeros(one, {4});
+        if (reads)
+          launch("reader", rules::read_kernel, 1u, 4u, 0, two, out.data, data.data, 0);
+        else
+          launch("writer", rules::add_one_kernel, 1u, 4u, 0, two, data.data);
+        simt::Event event;
+        event.record(*second);
+        if (with_event) first->wait(event);
+      }
+      simt::synchronize();
+    } catch (const simt::Fault& found) {
+      return found.what();
+    }
+    return "";
+  };
+  for (simt::Order order : simt::all_orders)
+    for (bool reads : {false, true}) {
+      CHECK(fault(true, reads, order) == "");
+      if (simt::checked()) CHECK(fault(false, reads, order) != "");
+    }
+  if (simt::checked())
+    CHECK_THAT(fault(false, true, simt::Order::ascending),
+               contains("a buffer of 16 bytes is freed while reader may still use it, which read its byte 0 at "
+                        "emulator_kernels.cuh:"));
+  // The host waits for an event; then what the event recorded is done, and the buffer's owner may go.
+  auto first = std::make_shared<simt::Stream>(), second = std::make_shared<simt::Stream>();
+  Context<Simt> one({}, first), two({}, second);
+  {
+    auto data = Floats::zeros(one, {4});
+    launch("writer", rules::add_one_kernel, 1u, 4u, 0, two, data.data);
+    simt::Event event;
+    event.synchronize();
+    event.record(*second);
+    event.synchronize();
+    launch("writer", rules::add_one_kernel, 1u, 4u, 0, one, data.data);
+    CHECK(to_host(data) == std::vector<float>(4, 2.0f));
+  }
+  simt::synchronize();
+}
+
+TEST_CASE("emulator: after a fault, and after very much work, streams are ordered as ever", "[simt]") {
+  auto first = std::make_shared<simt::Stream>(), second = std::make_shared<simt::Stream>();
+  Context<Simt> one({}, first), two({}, second);
+  auto data = Floats::zeros(one, {4});
+  // What ran before a fault of another stream is over with it.
+  launch("writer", rules::add_one_kernel, 1u, 4u, 0, one, data.data);
+  CHECK_THAT(fault_of(two, rules::misaligned_pack_kernel, 1, 1, 0, data.data, data.data), contains("no multiple"));
+  CHECK(fault_of(two, rules::add_one_kernel, 1, 4, 0, data.data) == "");
+  simt::synchronize();
+  // Epochs are about to be used up: they begin anew where nothing is left to be ordered.
+  simt::machine.epoch = 0x90000000u;
+  auto large = Floats::zeros(one, {4}), fresh = Floats(one, {4});
+  launch("writer", rules::add_one_kernel, 1u, 4u, 0, one, large.data);
+  simt::synchronize();
+  CHECK(simt::machine.epoch < 0x1000);
+  CHECK(fault_of(two, rules::add_one_kernel, 1, 4, 0, large.data) == "");
+  CHECK(to_host(large) == std::vector<float>(4, 2.0f));
+  if (simt::checked()) CHECK_THAT(fault_of(two, rules::add_one_kernel, 1, 4, 0, fresh.data), contains("uninitialised"));
 }
 
 TEST_CASE("emulator: launches that CUDA refuses, and messages that repeat a run", "[simt]") {

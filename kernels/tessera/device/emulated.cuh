@@ -36,6 +36,8 @@
 /// As the last parameter of a device function: where it was called, for the emulator's messages.
 #define TESSERA_CALLER , ::tessera::simt::Site caller = ::tessera::simt::Site::here()
 #define TESSERA_PASS_CALLER , caller
+/// The same for a barrier, as its only argument: __syncthreads(TESSERA_CALLED). It is another barrier for every caller.
+#define TESSERA_CALLED ::tessera::simt::Site::here().called_at(caller)
 
 namespace tessera::kernels {
 inline namespace simt_provider {
@@ -376,7 +378,10 @@ inline float exp2_approximate(float x) {
   const float y = std::exp2(x);
   return y < 1.1754943508222875e-38f ? 0.0f : y;  // subnormals as zero
 }
-inline float reciprocal_approximate(float x) { return 1.0f / x; }
+inline float reciprocal_approximate(float x) {
+  const float y = 1.0f / (std::fabs(x) < 1.1754943508222875e-38f ? std::copysign(0.0f, x) : x);  // subnormals as zero
+  return std::fabs(y) < 1.1754943508222875e-38f ? std::copysign(0.0f, y) : y;
+}
 inline float tanh_approximate(float x) { return std::tanh(x); }
 
 }  // namespace simt_provider

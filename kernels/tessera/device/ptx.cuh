@@ -19,6 +19,7 @@
 // Where a word was called matters to the emulator alone.
 #define TESSERA_CALLER
 #define TESSERA_PASS_CALLER
+#define TESSERA_CALLED
 
 namespace tessera::kernels {
 inline namespace cuda_provider {

@@ -23,15 +23,15 @@ TESSERA_DEVICE float warp_max(float value TESSERA_CALLER) {
 /// The sum over a block of `threads` threads (a multiple of 32), in every thread. `scratch` is shared memory for
 /// threads / 32 floats; it may be used again at once.
 template <int threads>
-TESSERA_DEVICE float block_sum(float value, float* scratch) {
+TESSERA_DEVICE float block_sum(float value, float* scratch TESSERA_CALLER) {
   static_assert(threads % warp_size == 0, "tessera: whole warps");
-  value = warp_sum(value);
+  value = warp_sum(value TESSERA_PASS_CALLER);
   if (threadIdx.x % warp_size == 0) scratch[threadIdx.x / warp_size] = value;
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   float sum = 0;
   TESSERA_UNROLL
   for (int warp = 0; warp < threads / warp_size; ++warp) sum += scratch[warp];
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   return sum;
 }
 

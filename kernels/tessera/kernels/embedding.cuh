@@ -99,17 +99,17 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(sort_traits::threads)
 
 /// The sum of `value` over this thread and those before it in a block of `threads`. `scratch`: threads / 32.
 template <int threads>
-TESSERA_DEVICE int32_t block_inclusive_sum(int32_t value, int32_t* scratch) {
+TESSERA_DEVICE int32_t block_inclusive_sum(int32_t value, int32_t* scratch TESSERA_CALLER) {
   const int lane = int(threadIdx.x) % warp_size, warp = int(threadIdx.x) / warp_size;
   TESSERA_UNROLL
   for (int distance = 1; distance < warp_size; distance *= 2) {
-    const int32_t before = __shfl_up_sync(full_mask, value, unsigned(distance));
+    const int32_t before = __shfl_up_sync(full_mask, value, unsigned(distance), warp_size TESSERA_PASS_CALLER);
     if (lane >= distance) value += before;
   }
   if (lane == warp_size - 1) scratch[warp] = value;
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   for (int earlier = 0; earlier < warp; ++earlier) value += scratch[earlier];
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   return value;
 }
 

@@ -26,21 +26,21 @@ struct RowGroup {
   }
 
   /// `scratch` is shared memory for threads / 32 floats; a warp's group does not use it.
-  TESSERA_DEVICE static float sum(float value, float* scratch) {
+  TESSERA_DEVICE static float sum(float value, float* scratch TESSERA_CALLER) {
     if constexpr (group == warp_size)
-      return warp_sum(value);
+      return warp_sum(value TESSERA_PASS_CALLER);
     else
-      return block_sum<threads>(value, scratch);
+      return block_sum<threads>(value, scratch TESSERA_PASS_CALLER);
   }
-  TESSERA_DEVICE static float max(float value, float* scratch) {
-    value = warp_max(value);
+  TESSERA_DEVICE static float max(float value, float* scratch TESSERA_CALLER) {
+    value = warp_max(value TESSERA_PASS_CALLER);
     if constexpr (group != warp_size) {
       if (threadIdx.x % warp_size == 0) scratch[threadIdx.x / warp_size] = value;
-      __syncthreads();
+      __syncthreads(TESSERA_CALLED);
       value = scratch[0];
       TESSERA_UNROLL
       for (int warp = 1; warp < threads / warp_size; ++warp) value = fmaxf(value, scratch[warp]);
-      __syncthreads();
+      __syncthreads(TESSERA_CALLED);
     }
     return value;
   }
@@ -63,15 +63,16 @@ TESSERA_DEVICE void store_narrow(T* to, const float (&values)[Count] TESSERA_CAL
 
 /// The sum over a block of `threads` threads, in every thread, in a fixed order; in double. `scratch`: threads / 32.
 template <int threads>
-TESSERA_DEVICE double block_sum_double(double value, double* scratch) {
+TESSERA_DEVICE double block_sum_double(double value, double* scratch TESSERA_CALLER) {
   TESSERA_UNROLL
-  for (int distance = warp_size / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(full_mask, value, distance);
+  for (int distance = warp_size / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(full_mask, value, distance, warp_size TESSERA_PASS_CALLER);
   if (threadIdx.x % warp_size == 0) scratch[threadIdx.x / warp_size] = value;
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   double sum = 0;
   TESSERA_UNROLL
   for (int warp = 0; warp < threads / warp_size; ++warp) sum += scratch[warp];
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   return sum;
 }
 

@@ -9,20 +9,31 @@
 
 namespace tessera::simt {
 
-/// A place in a kernel's source. Two calls on one line differ in the column.
+/// A place in a kernel's source, with the place from which its function was called where that is told: two calls of one
+/// function are not the same barrier. Two calls on one line differ in the column.
 struct Site {
   const char* file = "";
-  unsigned line = 0, column = 0;
+  uint32_t at = 0, caller_at = 0;  // line and column in one; 16 bytes go by register, more would not
+
+  static constexpr unsigned column_bits = 9, most_column = (1u << column_bits) - 1;
+  static constexpr Site of(const char* file, unsigned line, unsigned column) {
+    return {file, line << column_bits | (column < most_column ? column : most_column), 0};
+  }
+  constexpr unsigned line() const { return at >> column_bits; }
+  constexpr unsigned column() const { return at & most_column; }
+  constexpr unsigned caller_line() const { return caller_at >> column_bits; }
+  /// This place, in a function called at `caller`.
+  constexpr Site called_at(Site caller) const { return {file, at, caller.at}; }
 
   /// As a default argument: the place of the call.
 #if defined(__clang__)  // clang 14 has the builtins but not <source_location>, g++ 12 the other way round
   static constexpr Site here(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE(),
                              unsigned column = __builtin_COLUMN()) {
-    return {file, line, column};
+    return of(file, line, column);
   }
 #else
   static constexpr Site here(std::source_location place = std::source_location::current()) {
-    return {place.file_name(), place.line(), place.column()};
+    return of(place.file_name(), place.line(), place.column());
   }
 #endif
 };

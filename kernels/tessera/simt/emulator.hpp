@@ -74,6 +74,8 @@ class Stream {
 class Event {
  public:
   void record(const Stream& stream);
+  /// Runs what it recorded. An event that recorded nothing is done. Throws Fault.
+  void synchronize() const;
   const detail::Clock& clock() const { return clock_; }
 
  private:

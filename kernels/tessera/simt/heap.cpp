@@ -160,6 +160,12 @@ void heap_release(void* data) {
   give_span(h, buffer.span, buffer.span_bytes);
 }
 
+size_t heap_size_of(const void* data) { return heap().buffers.at(static_cast<const char*>(data)).bytes; }
+
+void heap_for_each(const std::function<void(const void*, size_t)>& visit) {
+  for (const auto& [data, buffer] : heap().buffers) visit(data, buffer.bytes);
+}
+
 void heap_expect(const void* data, size_t bytes, const char* what) {
   const char* at = static_cast<const char*>(data);
   const Buffer* buffer = in_heap(data) ? nearest(at) : nullptr;

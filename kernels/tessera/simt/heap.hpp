@@ -1,6 +1,7 @@
 // Device memory: buffers between forbidden pages, out of the host's reach while no kernel runs.
 #pragma once
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include <tessera/simt/fiber.hpp>
@@ -17,6 +18,8 @@ inline bool in_heap(const void* address) {
 
 void* heap_allocate(size_t bytes);
 void heap_release(void* data);
+size_t heap_size_of(const void* data);
+void heap_for_each(const std::function<void(const void* data, size_t bytes)>& visit);
 /// Throws unless [data, data + bytes) lies in one buffer.
 void heap_expect(const void* data, size_t bytes, const char* what);
 /// "byte 4096 of a buffer of 4096 bytes", for any address of the heap.

@@ -1,6 +1,7 @@
 // The emulated processor's state: the block that runs, its warps and threads, and its shared memory. There is one; it
 // runs one block at a time.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -32,6 +33,7 @@ struct PendingCopy {
   char* to;
   const char* from;  // null: zeros
   uint64_t group;
+  std::array<char, 16> source;  // as it was when the copy was issued
   Site caller;
 };
 
@@ -135,6 +137,7 @@ void shuffle_turns();
 
 // ---- words for messages ----
 std::string place(const Site& site);
+bool same_place(const Site& a, const Site& b);
 std::string thread_name(const Thread& thread);
 std::string waiting_threads();
 const char* name_of(WarpOperation operation);

@@ -205,8 +205,7 @@ int block_sync(BlockOperation operation, int predicate, Site caller) {
   // The last thread to come: all must be at the same place.
   for (int i = 0; i < m.thread_count; ++i) {
     const Thread& other = m.threads[size_t(i)];
-    if (other.site.line != caller.line || other.site.column != caller.column ||
-        (other.site.file != caller.file && std::strcmp(other.site.file, caller.file) != 0))
+    if (!same_place(other.site, caller))
       fault("the threads of a block wait at different barriers: " + waiting_threads());
   }
   int count = 0;
@@ -248,7 +247,12 @@ void trap(Site caller) {
 
 std::string place(const Site& site) {
   const char* slash = std::strrchr(site.file, '/');
-  return sentence(slash ? slash + 1 : site.file, ":", site.line, ":", site.column);
+  const std::string called = site.caller_at ? sentence(", called at line ", site.caller_line()) : "";
+  return sentence(slash ? slash + 1 : site.file, ":", site.line(), ":", site.column(), called);
+}
+
+bool same_place(const Site& a, const Site& b) {
+  return a.at == b.at && a.caller_at == b.caller_at && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
 }
 
 std::string thread_name(const Thread& thread) {

@@ -4,6 +4,7 @@
 // blocks of a launch nothing is ordered. Launches are ordered as their streams and events say.
 #include <tessera/simt/shadow.hpp>
 
+#include <link.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -13,13 +14,14 @@
 #include <map>
 #include <new>
 #include <tuple>
+#include <unordered_map>
 
 #include <tessera/simt/heap.hpp>
 #include <tessera/simt/machine.hpp>
 #include <tessera/simt/streams.hpp>
 
 extern "C" {
-extern char __executable_start, end;  // of the program's image, by the linker
+extern char __executable_start;  // of the program's image, by the linker
 __attribute__((weak)) void __sanitizer_symbolize_pc(void* pc, const char* format, char* out, size_t out_bytes);
 }
 
@@ -37,8 +39,9 @@ enum Flag : uint8_t {
   clock_table = 128,     // read_clock is an index into read_clocks
 };
 
-// In write_thread: blocks of this launch, or launches that are not ordered, have changed it atomically.
-constexpr uint16_t several_changing_blocks = 0x8000;
+// In write_thread, beside the thread's number: blocks of this launch, or launches that are not ordered, have changed it
+// atomically; launches that the last reader is not ordered after have read it (earlier_reads below).
+constexpr uint16_t several_changing_blocks = 0x8000, read_by_unordered_launches = 0x4000, thread_bits = 0x3ff;
 
 struct Cell {
   uint32_t write_epoch, write_clock, write_place;
@@ -49,14 +52,23 @@ struct Cell {
 };
 static_assert(sizeof(Cell) == 32);
 
-struct Shadow {
+constinit struct Shadow {
   bool enabled = false;
   Cell* global = nullptr;  // one a byte of the heap's reservation; pages are taken when touched
   Cell* shared = nullptr;
   bool concurrent = false;  // launches that this one is not ordered after may have touched the same memory
   // Lanes of one warp whose reads of one byte lie between different partial __syncwarps: rare, so kept aside.
   std::vector<std::array<uint32_t, lanes>> read_clocks;
-} shadow;
+} shadow;  // constant-initialised: it is switched on before main, in no order with this file
+
+// Reads by concurrent launches, of which a cell names only the last: rare, too.
+struct EarlierRead {
+  uint32_t epoch, place;
+};
+std::unordered_map<const Cell*, std::vector<EarlierRead>>& earlier_reads() {
+  static auto* the_reads = new std::unordered_map<const Cell*, std::vector<EarlierRead>>;
+  return *the_reads;
+}
 
 Cell* reserve(size_t bytes) {
   void* data =
@@ -83,10 +95,10 @@ uint32_t place_of(const Site& site) {
   static uint32_t latest = 0;  // calls repeat
   if (latest < sites.list.size()) {
     const Site& last = sites.list[latest];
-    if (last.file == site.file && last.line == site.line && last.column == site.column) return by_site | latest;
+    if (last.file == site.file && last.at == site.at && last.caller_at == site.caller_at) return by_site | latest;
   }
   const auto [found, added] =
-      sites.numbers.try_emplace({site.file, site.line, site.column}, uint32_t(sites.list.size()));
+      sites.numbers.try_emplace({site.file, site.at, site.caller_at}, uint32_t(sites.list.size()));
   if (added) sites.list.push_back(site);
   latest = found->second;
   return by_site | latest;
@@ -174,6 +186,8 @@ bool ordered_from_elsewhere(const Attempt& attempt, uint32_t epoch) {
   return !shadow.concurrent || launch_is_ordered(epoch);
 }
 
+int writer(const Cell& cell) { return cell.write_thread & thread_bits; }
+
 /// A barrier orders an atomic operation of this block, not those of others before it.
 bool changed_by_several_blocks(const Attempt& attempt, const Cell& cell) {
   return cell.write_thread & several_changing_blocks && cell.write_epoch >= machine.launch_epoch && !attempt.shared;
@@ -186,8 +200,8 @@ bool write_is_ordered(const Attempt& attempt, const Cell& cell) {
   if (cell.write_epoch < machine.block_epoch) return ordered_from_elsewhere(attempt, cell.write_epoch);
   if (cell.write_epoch < machine.epoch) return true;
   if (cell.flags & several_atomics) return false;
-  if (cell.write_thread == me.number) return true;
-  return cell.write_thread / lanes == me.warp->number && seen_by(me, cell.write_thread % lanes, cell.write_clock);
+  if (writer(cell) == me.number) return true;
+  return writer(cell) / lanes == me.warp->number && seen_by(me, writer(cell) % lanes, cell.write_clock);
 }
 
 uint32_t clock_of_reader(const Cell& cell, int lane) {
@@ -209,9 +223,29 @@ bool reads_are_ordered(const Attempt& attempt, const Cell& cell) {
   return true;
 }
 
+/// A read by a launch that the one that runs is not ordered after, other than the last read; null where there is none.
+const EarlierRead* unordered_earlier_read(const Cell& cell) {
+  if (!(cell.write_thread & read_by_unordered_launches)) return nullptr;
+  const auto found = earlier_reads().find(&cell);
+  if (found == earlier_reads().end()) return nullptr;
+  for (const EarlierRead& read : found->second)
+    if (!launch_is_ordered(read.epoch)) return &read;
+  return nullptr;
+}
+
+void keep_unordered_read(Cell& cell) {
+  auto& reads = earlier_reads()[&cell];
+  if (!(cell.write_thread & read_by_unordered_launches)) reads.clear();  // of a buffer that lay here before
+  reads.push_back({cell.read_epoch, cell.read_place});
+  cell.write_thread |= read_by_unordered_launches;
+}
+
 void remember_read(const Attempt& attempt, Cell& cell) {
   const Thread& me = attempt.thread;
   const Machine& m = machine;
+  if (shadow.concurrent && cell.read_epoch && cell.read_epoch < m.launch_epoch && !attempt.shared &&
+      !launch_is_ordered(cell.read_epoch))
+    keep_unordered_read(cell);
   const bool this_launch = cell.read_epoch >= m.launch_epoch && !attempt.shared;
   bool alone = true;
   if (cell.read_epoch < m.block_epoch) {
@@ -282,7 +316,7 @@ void check_cell(const Attempt& attempt, Cell& cell) {
     if (changed_by_several_blocks(attempt, cell))
       attempt.refuse("race", ", which several blocks changed atomically, the last at " + words(cell.write_place) +
                                  ", and blocks are not ordered");
-    attempt.refuse("race", other_side(cell.write_epoch, thread_of_block(cell.write_thread),
+    attempt.refuse("race", other_side(cell.write_epoch, thread_of_block(unsigned(writer(cell))),
                                       cell.flags & atomic_write ? "changed atomically" : "wrote", cell.write_place));
   }
   if (attempt.access == Access::read) {
@@ -293,6 +327,8 @@ void check_cell(const Attempt& attempt, Cell& cell) {
     const unsigned reader = cell.read_warp * lanes + unsigned(__builtin_ctz(cell.read_lanes));
     attempt.refuse("race", other_side(cell.read_epoch, thread_of_block(reader), "read", cell.read_place));
   }
+  if (const EarlierRead* read = unordered_earlier_read(cell))
+    attempt.refuse("race", other_side(read->epoch, "", "read", read->place));
   remember_write(attempt, cell, !after_write);
 }
 
@@ -313,11 +349,58 @@ bool on_stack(const Thread& thread, const char* address) {
   return address >= thread.fiber.stack_low && address < thread.fiber.stack_low + thread.fiber.stack_bytes;
 }
 
+/// The parts of the program's image that can be written, without those that are constant once the program has started.
+struct Image {
+  const char *low = nullptr, *high = nullptr;  // all of it
+  std::vector<std::pair<const char*, const char*>> variables,
+      fixed;  // segments that can be written; fixed parts of them
+};
+const Image& image() {
+  static const Image the_image = [] {
+    Image found;
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, size_t, void* to) {
+          Image& i = *static_cast<Image*>(to);
+          for (int n = 0; n < info->dlpi_phnum; ++n) {
+            const auto& part = info->dlpi_phdr[n];
+            const char* first = reinterpret_cast<const char*>(info->dlpi_addr + part.p_vaddr);
+            const char* last = first + part.p_memsz;
+            if (part.p_type == PT_GNU_RELRO) i.fixed.push_back({first, last});
+            if (part.p_type != PT_LOAD) continue;
+            if (!i.low || first < i.low) i.low = first;
+            if (last > i.high) i.high = last;
+            if (part.p_flags & PF_W) i.variables.push_back({first, last});
+          }
+          return 1;  // the program is the first object
+        },
+        &found);
+    return found;
+  }();
+  return the_image;
+}
+bool within(const std::vector<std::pair<const char*, const char*>>& parts, const char* at) {
+  return std::any_of(parts.begin(), parts.end(),
+                     [=](const auto& part) { return at >= part.first && at < part.second; });
+}
+bool is_constant(const char* at) {
+  const Image& i = image();
+  return at >= i.low && at < i.high && (!within(i.variables, at) || within(i.fixed, at));
+}
+
+template <class T>
+bool within(const T& object, const char* at) {
+  const char* first = reinterpret_cast<const char*>(&object);
+  return at >= first && at < first + sizeof object;
+}
+bool is_built_in_variable(const char* at) {
+  namespace words = kernels::simt_provider;
+  return within(words::threadIdx, at) || within(words::blockIdx, at) || within(words::blockDim, at) ||
+         within(words::gridDim, at);
+}
+
 /// An address that is neither shared nor global memory nor on the thread's own stack.
 void check_other(const Attempt& attempt) {
-  if (attempt.address >= &__executable_start && attempt.address < &end) return;  // constants
-  const ptrdiff_t from_words = attempt.address - reinterpret_cast<const char*>(&kernels::simt_provider::threadIdx);
-  if (from_words > -65536 && from_words < 65536) return;  // threadIdx and its like: variables of the system's thread
+  if (attempt.access == Access::read && (is_constant(attempt.address) || is_built_in_variable(attempt.address))) return;
   const char* own = attempt.thread.fiber.stack_low;
   if (attempt.address < own && attempt.address + attempt.bytes > own)
     attempt.thread_fault("the stack of a thread overflowed its " + std::to_string(fiber_stack_bytes) + " bytes");
@@ -326,7 +409,10 @@ void check_other(const Attempt& attempt) {
   const bool of_other_thread = attempt.address >= first && attempt.address < last.stack_low + last.stack_bytes;
   attempt.thread_fault(std::string("access out of bounds: a thread ") + attempt.verb() +
                        sentence(" ", attempt.bytes, " bytes of ") +
-                       (of_other_thread ? "a local variable of another thread" : "memory of the host"));
+                       (of_other_thread                              ? "a local variable of another thread"
+                        : is_constant(attempt.address)               ? "a constant of the program"
+                        : within(image().variables, attempt.address) ? "a variable of the host's program"
+                                                                     : "memory of the host"));
 }
 
 }  // namespace
@@ -412,6 +498,39 @@ void shadow_set_in_flight(const void* shared, size_t bytes, bool now_in_flight) 
 void shadow_begin_launch(bool concurrent_launches) {
   shadow.concurrent = concurrent_launches;
   shadow.read_clocks.clear();
+}
+
+void shadow_expect_unused(const void* data, size_t bytes, const std::function<bool(uint32_t)>& is_ordered) {
+  if (!shadow.enabled) return;
+  const Cell* cells = global_cell(data);
+  const auto expect = [&](const char* did, uint32_t epoch, uint32_t place, size_t at) {
+    if (epoch != 0 && !is_ordered(epoch))
+      throw Fault(sentence("a buffer of ", bytes, " bytes is freed while ", launch_at(epoch),
+                           " may still use it, which ", did, " its byte ", at, " at ", words(place),
+                           ", with no event or synchronisation between"));
+  };
+  for (size_t i = 0; i < bytes; ++i) {
+    expect("wrote", cells[i].write_epoch, cells[i].write_place, i);
+    expect("read", cells[i].read_epoch, cells[i].read_place, i);
+    if (cells[i].write_thread & read_by_unordered_launches)
+      for (const EarlierRead& read : earlier_reads()[cells + i]) expect("read", read.epoch, read.place, i);
+  }
+}
+
+void shadow_settled() { earlier_reads().clear(); }
+
+void shadow_forget_order(const void* data, size_t bytes) {
+  if (!shadow.enabled) return;
+  Cell* cells = global_cell(data);
+  for (size_t i = 0; i < bytes; ++i) {
+    const uint8_t flags = cells[i].flags & (accessible | initialised);
+    cells[i] = Cell{};
+    cells[i].flags = flags;
+  }
+}
+
+void shadow_forget_shared() {
+  if (shadow.shared) madvise(shadow.shared, arena_bytes * sizeof(Cell), MADV_DONTNEED);
 }
 
 void enable_shadow() { shadow.enabled = true; }

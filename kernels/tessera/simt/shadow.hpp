@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include <tessera/simt/calls.hpp>
@@ -32,6 +33,14 @@ void shadow_set_initialised(const void* data, size_t bytes);
 void shadow_set_in_flight(const void* shared, size_t bytes, bool in_flight);
 /// A launch is about to run; `ordered_before(epoch)` of streams.cpp tells which earlier ones it comes after.
 void shadow_begin_launch(bool concurrent_launches);
+
+/// Throws Fault where one of these bytes, which are to be freed, was touched in an epoch that is not ordered before.
+void shadow_expect_unused(const void* data, size_t bytes, const std::function<bool(uint32_t epoch)>& is_ordered);
+/// All that ran is ordered before all that can still come.
+void shadow_settled();
+/// The same, and epochs begin anew: what is initialised stays so.
+void shadow_forget_order(const void* data, size_t bytes);
+void shadow_forget_shared();
 
 /// Called by the checked flavour's callbacks before main: from now on there is a shadow.
 void enable_shadow();

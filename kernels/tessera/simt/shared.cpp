@@ -34,10 +34,10 @@ void* add_chunk(const void* key, unsigned index, size_t offset, size_t bytes, Si
 }
 
 void complete(const PendingCopy& copy) {
-  if (copy.from)
-    std::memcpy(copy.to, copy.from, 16);
-  else
-    std::memset(copy.to, 0, 16);
+  if (copy.from && std::memcmp(copy.from, copy.source.data(), 16) != 0)
+    fault(sentence("the source of the cp.async issued at ", place(copy.caller), ", ", heap_describe(copy.from),
+                   ", was changed before the copy was waited for: on a GPU either value may arrive"));
+  std::memcpy(copy.to, copy.source.data(), 16);
 }
 }  // namespace
 
@@ -132,8 +132,12 @@ void copy_async(void* shared, const void* global, bool valid, Site caller) {
   check_access(me, shared, 16, Access::write, caller);
   std::memset(shared, fresh_pattern, 16);
   shadow_set_in_flight(shared, 16, true);
-  me.copies.push_back(
-      {static_cast<char*>(shared), valid ? static_cast<const char*>(global) : nullptr, me.committed_groups, caller});
+  PendingCopy copy{static_cast<char*>(shared), nullptr, me.committed_groups, {}, caller};
+  if (valid) {
+    copy.from = static_cast<const char*>(global);
+    std::memcpy(copy.source.data(), global, 16);
+  }
+  me.copies.push_back(copy);
 }
 
 void copy_async_commit() {

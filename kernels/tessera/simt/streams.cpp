@@ -56,7 +56,9 @@ struct Queues {
   uint32_t settled_epoch = 0;  // launches before it are ordered before all that can still come
   const Work* running = nullptr;
   std::mt19937_64 random;
-  std::optional<uint64_t> seed;  // that it was seeded with
+  std::optional<uint64_t> seed;      // that it was seeded with
+  std::optional<std::string> found;  // where nothing may be thrown: the next synchronisation throws it
+  size_t allocated = 0;              // bytes, since work last ran
 };
 
 void finish_at_exit();
@@ -130,22 +132,71 @@ StreamState* next_stream() {
   return able[q.random() % able.size()];
 }
 
-/// After a fault: what is queued is gone, but memory is released.
-void throw_away() {
-  for (StreamState& s : queues().streams) {
-    for (const Work& work : s.queue)
-      if (work.is_release) work.run();
-    s.done = s.queued;
-    s.queue.clear();
-  }
-}
+/// After this many epochs they begin anew, long before they would be used up.
+constexpr uint32_t many_epochs = 0x80000000u, most_epochs = 0xf0000000u;
 
 void settle() {
   Queues& q = queues();
   for (size_t i = 0; i < q.streams.size(); ++i)
     if (!q.streams[i].queue.empty() || entry(q.host, i) < q.streams[i].queued) return;
   q.ran.clear();
+  q.allocated = 0;
+  shadow_settled();
+  if (machine.epoch > many_epochs) {
+    heap_for_each(shadow_forget_order);
+    shadow_forget_shared();
+    machine.epoch = 0;
+  }
   q.settled_epoch = machine.epoch + 1;
+}
+
+/// After a fault: what is queued is gone, but memory is released; all that ran is over.
+void throw_away() {
+  Queues& q = queues();
+  for (StreamState& s : q.streams) {
+    for (const Work& work : s.queue)
+      if (work.is_release) work.run();
+    s.done = s.queued;
+    s.queue.clear();
+    merge(q.host, s.after);
+  }
+  q.found.reset();
+  settle();
+}
+
+void throw_what_was_found() {
+  Queues& q = queues();
+  if (!q.found) return;
+  const std::string what = std::move(*q.found);
+  throw_away();
+  throw Fault(what);
+}
+
+const Ran* find_ran(uint32_t epoch) {
+  const auto& ran = queues().ran;
+  const auto after = std::upper_bound(ran.begin(), ran.end(), epoch,
+                                      [](uint32_t value, const Ran& launch) { return value < launch.first_epoch; });
+  return after == ran.begin() ? nullptr : &*std::prev(after);
+}
+
+bool is_ordered_before(uint32_t epoch, const Clock& after) {
+  if (epoch < queues().settled_epoch) return true;
+  const Ran* launch = find_ran(epoch);
+  return !launch || entry(after, launch->stream) >= launch->number;
+}
+
+/// Frees a buffer, in the order that `after` tells.
+void release_now(void* data, const Clock& after) {
+  Queues& q = queues();
+  const bool unordered =
+      std::any_of(q.ran.begin(), q.ran.end(), [&](const Ran& ran) { return entry(after, ran.stream) < ran.number; });
+  try {
+    if (unordered && !q.found)
+      shadow_expect_unused(data, heap_size_of(data), [&](uint32_t epoch) { return is_ordered_before(epoch, after); });
+  } catch (const Fault& found) {
+    q.found = found.what();
+  }
+  heap_release(data);
 }
 
 /// Runs work until stream `number` has done `count` pieces.
@@ -171,6 +222,17 @@ void run_until(uint32_t number, uint64_t count) {
   }
 }
 
+/// A GPU may run what is queued at any time; here that frees memory, which a whole step of a model would fill.
+void run_early() {
+  Queues& q = queues();
+  q.allocated = 0;
+  try {
+    for (uint32_t i = 0; i < q.streams.size(); ++i) run_until(i, q.streams[i].queued);
+  } catch (const Fault& fault) {
+    q.found = fault.what();
+  }
+}
+
 void finish_at_exit() {
   try {
     synchronize();
@@ -181,17 +243,14 @@ void finish_at_exit() {
   }
 }
 
-const Ran* find_ran(uint32_t epoch) {
-  const auto& ran = queues().ran;
-  const auto after = std::upper_bound(ran.begin(), ran.end(), epoch,
-                                      [](uint32_t value, const Ran& launch) { return value < launch.first_epoch; });
-  return after == ran.begin() ? nullptr : &*std::prev(after);
-}
-
 /// Notes that the work that now runs begins, and names it in what goes wrong.
 template <class F>
 void run_named(const std::string& name, const std::string& kind, F&& run) {
   Queues& q = queues();
+  require<Fault>(
+      machine.epoch < most_epochs, kind, name,
+      ": so much ran since the host last waited for all streams that the race detector cannot count on; call "
+      "simt::synchronize() now and then");
   // Ordered after all that ran before? Then the detector need not ask again and again.
   bool concurrent = false;
   for (const Ran& earlier : q.ran) concurrent |= entry(q.running->after, earlier.stream) < earlier.number;
@@ -255,12 +314,7 @@ std::string_view order_name(Order order) {
   return order == Order::ascending ? "ascending" : order == Order::descending ? "descending" : "random";
 }
 
-bool launch_is_ordered(uint32_t epoch) {
-  const Queues& q = queues();
-  if (epoch < q.settled_epoch) return true;
-  const Ran* launch = find_ran(epoch);
-  return !launch || entry(q.running->after, launch->stream) >= launch->number;
-}
+bool launch_is_ordered(uint32_t epoch) { return is_ordered_before(epoch, queues().running->after); }
 
 std::string launch_at(uint32_t epoch) {
   const Ran* launch = find_ran(epoch);
@@ -272,22 +326,35 @@ Stream::~Stream() = default;
 
 void Stream::synchronize() {
   Queues& q = queues();
+  throw_what_was_found();
   run_until(number_, q.streams[number_].queued);
   merge(q.host, q.streams[number_].after);
   settle();
+  throw_what_was_found();
 }
 
 void Stream::wait(const Event& event) { merge(queues().streams[number_].after, event.clock()); }
 
 void Event::record(const Stream& stream) { clock_ = queues().streams[stream.number()].after; }
 
+void Event::synchronize() const {
+  Queues& q = queues();
+  throw_what_was_found();
+  for (size_t i = 0; i < clock_.size(); ++i) run_until(uint32_t(i), clock_[i]);
+  merge(q.host, clock_);
+  settle();
+  throw_what_was_found();
+}
+
 void synchronize() {
   Queues& q = queues();
+  throw_what_was_found();
   for (uint32_t i = 0; i < q.streams.size(); ++i) {
     run_until(i, q.streams[i].queued);
     merge(q.host, q.streams[i].after);
   }
   settle();
+  throw_what_was_found();
 }
 
 std::shared_ptr<Stream> default_stream() {
@@ -335,16 +402,24 @@ void queue_library_call(Stream& stream, const char* name, std::vector<LibraryAcc
              [name, pieces = std::move(pieces), work = std::move(work)] { start_library_call(name, pieces, work); });
 }
 
-void* allocate(size_t bytes) { return heap_allocate(bytes); }
+void* allocate(size_t bytes) {
+  constexpr size_t most_waiting = size_t(32) << 20;
+  Queues& q = queues();
+  q.allocated += bytes;
+  if (q.allocated > most_waiting) run_early();
+  return heap_allocate(bytes);
+}
 
 void release(void* data, Stream& stream) noexcept {
-  const Queues& q = queues();
+  Queues& q = queues();
   const bool idle = std::all_of(q.streams.begin(), q.streams.end(), [](const auto& s) { return s.queue.empty(); });
+  StreamState& s = q.streams[stream.number()];
+  merge(s.after, q.host);
   if (idle)
-    heap_release(data);
+    release_now(data, s.after);
   else
     queue_work(
-        stream.number(), [data] { heap_release(data); }, true);
+        stream.number(), [data, after = s.after] { release_now(data, after); }, true);
 }
 
 void fill(void* to, int byte, size_t bytes) {

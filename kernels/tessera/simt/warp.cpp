@@ -24,10 +24,6 @@ void for_each_lane(const Warp& warp, uint32_t mask, F&& visit) {
   for (uint32_t rest = mask; rest; rest &= rest - 1) visit(*warp.lane[__builtin_ctz(rest)]);
 }
 
-bool same_place(const Site& a, const Site& b) {
-  return a.line == b.line && a.column == b.column && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
-}
-
 /// Whether all lanes of the mask wait for the same; throws where two of them wait for each other at different things.
 bool all_agree(const Thread& me) {
   bool agree = true;
