@@ -47,12 +47,12 @@ Tensor<T, 3> random_assignment(Context<Cpu>& ctx, const Shape<3>& shape, uint64_
 }
 
 template <class T>
-struct Run {
+struct PoolRun {
   Tensor<T, 3> pooled, d_value, d_assignment;
   Tensor<accumulate_t<T>, 2> mass;
 
-  Run(Context<Cpu>& ctx, const Tensor<T, 3>& value, const Tensor<T, 3>& assignment, const Tensor<T, 3>& d_pooled,
-      AssignmentPoolOptions options)
+  PoolRun(Context<Cpu>& ctx, const Tensor<T, 3>& value, const Tensor<T, 3>& assignment, const Tensor<T, 3>& d_pooled,
+          AssignmentPoolOptions options)
       : pooled(ctx, d_pooled.shape),
         d_value(ctx, value.shape),
         d_assignment(ctx, assignment.shape),
@@ -82,8 +82,9 @@ TEMPLATE_TEST_CASE("assignment_pool: forward is the definition, backward agrees 
       const auto value = random_tensor<T, 3>(ctx, {batch, tokens, channels}, 1);
       const auto assignment = random_assignment<T>(ctx, {batch, tokens, groups}, 2);
       const auto d_pooled = random_tensor<T, 3>(ctx, {batch, groups, channels}, 3);
-      const Run<T> run(ctx, value, assignment, d_pooled, options);
-      const Run<double> wide(ctx, in_double(ctx, value), in_double(ctx, assignment), in_double(ctx, d_pooled), options);
+      const PoolRun<T> run(ctx, value, assignment, d_pooled, options);
+      const PoolRun<double> wide(ctx, in_double(ctx, value), in_double(ctx, assignment), in_double(ctx, d_pooled),
+                                 options);
       const auto expected = reference(view(value), view(assignment), options);
       CHECK(largest_difference(to_host(run.pooled), expected) < tolerance);
       CHECK(largest_difference(to_host(wide.pooled), expected) < 1e-14);
@@ -121,7 +122,7 @@ TEST_CASE("assignment_pool: the divisor passes a gradient from a mass of exactly
   const auto assignment = Tensor<double, 3>::from_host(ctx, {1, 2, 3}, {0.75, 0.75, 0, 0.25, 0.25 - 0x1p-50, 0});
   const auto value = Tensor<double, 3>::from_host(ctx, {1, 2, 1}, {2, 4});
   const auto d_pooled = Tensor<double, 3>::from_host(ctx, {1, 3, 1}, {1, 1, 1});
-  const Run<double> run(ctx, value, assignment, d_pooled, {});
+  const PoolRun<double> run(ctx, value, assignment, d_pooled, {});
   CHECK(run.pooled(0, 0, 0) == 2.5);
   CHECK(run.pooled(0, 2, 0) == 0);
   CHECK(to_host(run.d_assignment) == std::vector<double>{-0.5, 2, 2, 1.5, 4, 4});
@@ -149,7 +150,7 @@ TEST_CASE("assignment_pool: 1, 2, 3 and 16 threads give equal bits", "[ops]") {
   const auto assignment = random_assignment<float>(ctx, {6, 197, 8}, 2);
   const auto d_pooled = random_tensor<float, 3>(ctx, {6, 8, 96}, 3);
   const int before = omp_get_max_threads();
-  std::vector<Run<float>> runs;
+  std::vector<PoolRun<float>> runs;
   for (int threads : {1, 2, 3, 16}) {
     omp_set_num_threads(threads);
     runs.emplace_back(ctx, value, assignment, d_pooled, at_least_one);

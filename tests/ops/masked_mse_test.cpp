@@ -38,11 +38,12 @@ double reference(const TensorView<T, 3>& prediction, const TensorView<T, 3>& tar
 }
 
 template <class T>
-struct Run {
+struct MaskedRun {
   Tensor<accumulate_t<T>, 0> loss, count;
   Tensor<T, 3> d_prediction, d_target;
 
-  Run(Context<Cpu>& ctx, const Tensor<T, 3>& prediction, const Tensor<T, 3>& target, const Tensor<uint8_t, 2>& mask)
+  MaskedRun(Context<Cpu>& ctx, const Tensor<T, 3>& prediction, const Tensor<T, 3>& target,
+            const Tensor<uint8_t, 2>& mask)
       : loss(ctx, {}), count(ctx, {}), d_prediction(ctx, prediction.shape), d_target(ctx, prediction.shape) {
     const accumulate_t<T> d = accumulate_t<T>(1.5);
     const auto d_loss = Tensor<accumulate_t<T>, 0>::from_host(ctx, {}, &d);
@@ -64,7 +65,7 @@ TEMPLATE_TEST_CASE("masked_mse: forward and backward are the definition at every
     const auto prediction = random_tensor<T, 3>(ctx, {batch, length, channels}, 1);
     const auto target = random_tensor<T, 3>(ctx, {batch, length, channels}, 2);
     const auto mask = some_rows(ctx, Shape<2>{batch, length});
-    const Run<T> run(ctx, prediction, target, mask);
+    const MaskedRun<T> run(ctx, prediction, target, mask);
     const double expected = reference(view(prediction), view(target), view(mask));
     REQUIRE(expected > 0);
     CHECK(std::abs(double(*run.loss.data) - expected) < tolerance * expected);
@@ -116,20 +117,20 @@ TEST_CASE("masked_mse: rows that do not count are not read; none that counts is 
   auto prediction = random_tensor<float, 3>(ctx, {1, 4, 3}, 1);
   const auto target = random_tensor<float, 3>(ctx, {1, 4, 3}, 2);
   auto mask = Tensor<uint8_t, 2>::from_host(ctx, {1, 4}, {1, 0, 255, 0});
-  const Run<float> finite(ctx, prediction, target, mask);
+  const MaskedRun<float> finite(ctx, prediction, target, mask);
   prediction(0, 1, 2) = std::nanf("");
-  const Run<float> run(ctx, prediction, target, mask);
+  const MaskedRun<float> run(ctx, prediction, target, mask);
   CHECK(*run.loss.data == *finite.loss.data);
   CHECK(*run.count.data == 2);
   CHECK(to_host(run.d_prediction) == to_host(finite.d_prediction));
   CHECK((run.d_prediction(0, 1, 2) == 0 && run.d_target(0, 3, 0) == 0));
   mask.set_zero();
-  const Run<float> none(ctx, prediction, target, mask);
+  const MaskedRun<float> none(ctx, prediction, target, mask);
   CHECK((*none.loss.data == 0 && *none.count.data == 0));
   for (float d : to_host(none.d_prediction)) CHECK(d == 0);
   for (float d : to_host(none.d_target)) CHECK(d == 0);
-  const Run<float> empty(ctx, Tensor<float, 3>(ctx, {0, 4, 3}), Tensor<float, 3>(ctx, {0, 4, 3}),
-                         Tensor<uint8_t, 2>(ctx, {0, 4}));
+  const MaskedRun<float> empty(ctx, Tensor<float, 3>(ctx, {0, 4, 3}), Tensor<float, 3>(ctx, {0, 4, 3}),
+                               Tensor<uint8_t, 2>(ctx, {0, 4}));
   CHECK(*empty.loss.data == 0);
 }
 
@@ -139,7 +140,7 @@ TEST_CASE("masked_mse: one gradient alone, in place; the number of threads chang
   const auto target = random_tensor<float, 3>(ctx, {4, 197, 100}, 2);
   const auto mask = some_rows(ctx, Shape<2>{4, 197});
   const int before = omp_get_max_threads();
-  std::vector<Run<float>> runs;
+  std::vector<MaskedRun<float>> runs;
   for (int threads : {1, 2, 3, 16}) {
     omp_set_num_threads(threads);
     runs.emplace_back(ctx, prediction, target, mask);

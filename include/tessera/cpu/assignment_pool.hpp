@@ -80,17 +80,17 @@ struct Backend<op::assignment_pool, Cpu> {
   template <class A>
   static void products(Context<Cpu>& ctx, int64_t batch, int64_t m, int64_t n, int64_t k, A* c, cpu::Factor<A> a,
                        cpu::Factor<A> b) {
-    cpu::matrix_product(*ctx.pool, {.in = dtype_of<A>,
-                                    .out = dtype_of<A>,
-                                    .count = batch,
-                                    .m = m,
-                                    .n = n,
-                                    .k = k,
-                                    .a = {a.data, a.row, m * k, a.transposed},
-                                    .b = {b.data, b.row, k * n, b.transposed},
-                                    .c = c,
-                                    .c_row = n,
-                                    .c_batch = m * n});
+    cpu::matrix_product(*ctx.pool, cpu::MatrixProduct{.in = dtype_of<A>,
+                                                      .out = dtype_of<A>,
+                                                      .count = batch,
+                                                      .m = m,
+                                                      .n = n,
+                                                      .k = k,
+                                                      .a = {a.data, a.row, m * k, a.transposed},
+                                                      .b = {b.data, b.row, k * n, b.transposed},
+                                                      .c = c,
+                                                      .c_row = n,
+                                                      .c_batch = m * n});
   }
 
   template <class T, class A>
