@@ -70,7 +70,7 @@ train() {
 beside=()
 if [ "$system" = segclip ]; then
   # Superpixels, groups and decoder in the measure of scenes of 64 pixels.
-  small=(--superpixel-scale 20 --superpixel-sigma 0.5 --superpixel-min-size 10 --decoder-width 64 --decoder-heads 4 --group-layer 2)
+  small=(--superpixel-scale 20 --superpixel-sigma 0.5 --superpixel-min-size 10 --decoder-width 64 --decoder-heads 4 --group-layer 3)
   echo "== training an encoder on rendered scenes and their captions (PACL) =="
   train pacl encoder $steps
   echo "== training SegCLIP on that encoder =="
