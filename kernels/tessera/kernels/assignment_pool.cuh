@@ -94,9 +94,9 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pool_traits::threads)
       }
     }
   }
-  // The ways' sums are added to the first's, one after the other.
-  float* mine = of_way + tile * held * warp_size + lane;
+  // The ways' sums are added to the first's, one after the other. (With one way there are more tiles than places.)
   for (int other = 1; other < ways; ++other) {
+    float* mine = of_way + tile * held * warp_size + lane;
     if (way == other) {
       TESSERA_UNROLL
       for (int k = 0; k < held; ++k) mine[k * warp_size] = sum[k / Count][k % Count];
