@@ -24,6 +24,7 @@ using Rows = std::vector<Row>;
 void add_layer_rows(Rows& rows);
 void add_attention_rows(Rows& rows);
 void add_loss_rows(Rows& rows);
+void add_assignment_rows(Rows& rows);
 void add_step_rows(Rows& rows);
 
 /// Normal numbers times `deviation`: a million drawn on the host, repeated. (Zeros would be timed faster than they
