@@ -32,6 +32,7 @@ class Server {
     add_layer_rows(rows_);
     add_attention_rows(rows_);
     add_loss_rows(rows_);
+    add_assignment_rows(rows_);
     add_step_rows(rows_);
   }
   std::string list() const {
