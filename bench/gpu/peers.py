@@ -96,6 +96,30 @@ def softmax(name, compile):
     return lambda: function(x)
 
 
+def gumbel_softmax(name, compile):
+    logits = normal(*numbers(name), dtype=torch.float32)
+    function = compile(lambda logits: F.gumbel_softmax(logits, 0.9, hard=True))
+    return lambda: function(logits)
+
+
+def assignment_pool(name, compile):
+    images, tokens, width, groups = numbers(name)
+    backward = "/backward/" in name
+    value, assignment = normal(images, tokens, width, grad=backward), normal(images, tokens, groups, grad=backward)
+    function = compile(lambda v, a: a.mT @ v / a.sum(1).clamp(min=1)[..., None])
+    if not backward:
+        return lambda: function(value, assignment)
+    return with_gradients(lambda: function(value, assignment), (value, assignment), normal(images, groups, width))
+
+
+def masked_mse(name, compile):
+    shape = numbers(name)
+    prediction, target = (normal(*shape, dtype=torch.float32) for _ in range(2))
+    mask = (torch.arange(shape[0] * shape[1], device="cuda") % 4 != 0).reshape(shape[:2]).float()
+    function = compile(lambda p, t: (((p - t) ** 2).mean(-1) * mask).sum() / mask.sum())
+    return lambda: function(prediction, target)
+
+
 def l2_normalise(name, compile):
     x = normal(*numbers(name))
     function = compile(lambda x: F.normalize(x, dim=-1, eps=0))
@@ -297,6 +321,9 @@ MAKERS = {
     "linear_quick_gelu": linear_quick_gelu,
     "bias_quick_gelu": bias_quick_gelu,
     "softmax": softmax,
+    "gumbel_softmax": gumbel_softmax,
+    "assignment_pool": assignment_pool,
+    "masked_mse": masked_mse,
     "l2_normalise": l2_normalise,
     "embedding": embedding,
     "interpolate": interpolate,
