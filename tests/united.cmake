@@ -13,6 +13,7 @@ set(united_ops_1 ops/contrastive_multi_text ops/embedding ops/layernorm ops/matm
 set(united_ops_2 ops/attention ops/interpolate ops/pair_compatibility ops/reduce ops/similarity ops/tokens
   ops/upsample_argmax)
 set(united_ops_3 ops/contrastive ops/cross_entropy ops/elementwise ops/elementwise_gradients)
+set(united_ops_4 ops/assignment_pool ops/gumbel_softmax ops/masked_mse)
 set(united_nn nn/layers nn/text_transformer nn/transformer nn/vision_transformer)
 set(united_training autograd/gradcheck autograd/recompute autograd/tape optim/adamw optim/ema optim/gradient_clipping
   optim/schedule)
@@ -27,5 +28,6 @@ set(united_kernels_1 kernels/adamw kernels/attention kernels/cross_entropy kerne
 set(united_kernels_2 kernels/contrastive kernels/elementwise kernels/interpolate kernels/patches kernels/rearrange
   kernels/tokens)
 set(united_kernels_3 kernels/matmul kernels/pair_compatibility kernels/similarity kernels/softmax kernels/upsample_argmax)
-set(united_groups core io fuzz data_1 data_2 data_3 ops_1 ops_2 ops_3 nn training golden_1 golden_2 systems_1 systems_2
-  segmentation_1 segmentation_2 train kernels_1 kernels_2 kernels_3)
+set(united_kernels_4 kernels/assignment_pool kernels/gumbel_softmax kernels/masked_mse)
+set(united_groups core io fuzz data_1 data_2 data_3 ops_1 ops_2 ops_3 ops_4 nn training golden_1 golden_2 systems_1 systems_2
+  segmentation_1 segmentation_2 train kernels_1 kernels_2 kernels_3 kernels_4)
