@@ -49,3 +49,18 @@ void launch(const char* name, void (*kernel)(Parameter...), dim3 grid, dim3 bloc
 #else
 #include <tessera/simt/launch.hpp>
 #endif
+
+namespace tessera::kernels {
+inline namespace TESSERA_PROVIDER {
+
+/// Host: the blocks of a launch in which each does `of_block` of `work`. Throws ShapeError where no grid has so many.
+inline unsigned blocks_for(int64_t work, int64_t of_block) {
+  constexpr int64_t most = (int64_t(1) << 31) - 1;
+  const int64_t blocks = ceil_div(work, of_block);
+  require<ShapeError>(blocks <= most, "kernels: ", work, " pieces of work need ", blocks, " blocks; a launch has ",
+                      most, " at most (cut the tensors)");
+  return unsigned(blocks);
+}
+
+}  // namespace TESSERA_PROVIDER
+}  // namespace tessera::kernels

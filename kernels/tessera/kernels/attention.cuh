@@ -76,9 +76,11 @@ struct Backend<op::attention, kernels::KernelDevice> {
     for_width(problem.channels, [&](auto width) {
       constexpr int Width = decltype(width)::value;
       using E = kernels::tile_element<T>;
-      static_assert((sizeof(E) == 4 && Width == 128) ||  // 132 KiB: refused by the smallest GPUs
-                    (QueryTraits::shared_bytes<E, Width>(1) <= kernels::least_shared_bytes &&
-                     KeyTraits::shared_bytes<E, Width>() <= kernels::least_shared_bytes));
+      static_assert(
+          (sizeof(E) == 4 && Width == 128) ||  // 132 KiB: refused by the smallest GPUs
+          (QueryTraits::shared_bytes<E, Width>(1) <= kernels::least_shared_bytes &&
+           QueryTraits::shared_bytes<E, Width>(QueryTraits::most_key_groups<E, Width>) <= kernels::least_shared_bytes &&
+           KeyTraits::shared_bytes<E, Width>() <= kernels::least_shared_bytes));
       const auto start_d_query = [&](auto groups) {
         constexpr int KeyGroups = decltype(groups)::value;
         kernels::launch("attention_d_query", kernels::attention_d_query_kernel<T, Width, KeyGroups>,
@@ -185,7 +187,7 @@ struct Backend<op::attention, kernels::KernelDevice> {
     using Traits = kernels::attention_dots_traits;
     const auto d_out_view = strided(d_out), out_view = strided(out);
     const auto start = [&](auto* kernel) {
-      kernels::launch("attention_dots", kernel, unsigned(kernels::ceil_div(dots.size(), Traits::rows_of_block)),
+      kernels::launch("attention_dots", kernel, kernels::blocks_for(dots.size(), Traits::rows_of_block),
                       unsigned(Traits::threads), 0, ctx, dots.data, d_out_view, out_view, problem, dots.size());
     };
     if (d_out_view.packs && out_view.packs)

@@ -20,13 +20,20 @@ struct attention_backward_traits : attention_traits {
   // Smaller tiles than the forward pass has: they stand beside two blocks of rows.
   template <class E, int Width>
   static constexpr int tile_rows = Width* int(sizeof(E)) >= 256 ? 32 : 64;
-  template <class E, int Width>
-  static constexpr int most_key_groups = tile_rows<E, Width> / 16;
 };
 struct attention_d_query_traits : attention_backward_traits {
+  // Where warps share the queries, the blocks of rows are small. (Smaller tiles would also spill there.)
+  template <class E, int Width>
+  static constexpr int most_key_groups =
+      Width <= 64 ? attention_traits::most_key_groups<E, Width> : tile_rows<E, Width> / 16;
+  template <class E, int Width>
+  TESSERA_HOST_DEVICE static constexpr int key_tile(int key_groups) {
+    return Width <= 64 && key_groups > 1 ? attention_traits::tile_rows<E, Width> : tile_rows<E, Width>;
+  }
   template <class E, int Width>
   static constexpr size_t shared_bytes(int key_groups) {
-    return sizeof(E) * size_t((2 * block_queries(key_groups) + 4 * tile_rows<E, Width>)*tile_stride<E, Width>) +
+    return sizeof(E) *
+               size_t((2 * block_queries(key_groups) + 4 * key_tile<E, Width>(key_groups)) * tile_stride<E, Width>) +
            sizeof(float) * size_t(part_floats(Width, key_groups));
   }
 };
@@ -81,7 +88,8 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_dots_traits::threads)
 /// Adds up what the warps of all groups of keys have of the same rows, in their order, in the first group's registers.
 /// `parts`: shared memory. All threads of the block call it.
 template <int Width, int KeyGroups, int RowGroups>
-TESSERA_DEVICE void add_key_groups(float (&sums)[Width / 8][4], float* parts, int key_group, int row_group) {
+TESSERA_DEVICE void add_key_groups(float (&sums)[Width / 8][4], float* parts, int key_group,
+                                   int row_group TESSERA_CALLER) {
   const int lane = int(threadIdx.x % warp_size);
   const auto part = [&](int group, int n) {
     return parts + ((((group - 1) * RowGroups + row_group) * (Width / 8) + n) * warp_size + lane) * 4;
@@ -91,7 +99,7 @@ TESSERA_DEVICE void add_key_groups(float (&sums)[Width / 8][4], float* parts, in
     for (int n = 0; n < Width / 8; ++n)
       store_pack(part(key_group, n), Pack<float>{{sums[n][0], sums[n][1], sums[n][2], sums[n][3]}});
   }
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   if (key_group > 0) return;
   for (int group = 1; group < KeyGroups; ++group) {
     TESSERA_UNROLL
@@ -111,7 +119,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(attention_d_query_traits::threads)
                              AttentionView<const T> value, AttentionProblem problem) {
   using Traits = attention_d_query_traits;
   using E = tile_element<T>;
-  constexpr int stride = tile_stride<E, Width>, key_tile = Traits::tile_rows<E, Width>;
+  constexpr int stride = tile_stride<E, Width>, key_tile = Traits::key_tile<E, Width>(KeyGroups);
   constexpr int group_keys = key_tile / KeyGroups, step_keys = 16;  // at a time: all of a tile would need registers
   constexpr int block_queries = Traits::block_queries(KeyGroups), row_groups = block_queries / 16;
   constexpr bool held = std::is_same_v<E, bfloat16> && Width <= 64;

@@ -102,7 +102,7 @@ struct RowSoftmax {
 /// `parts`: shared memory. All threads of the block call it.
 template <int Width, int KeyGroups, int RowGroups>
 TESSERA_DEVICE void combine_key_groups(float (&sums)[Width / 8][4], RowSoftmax& softmax, float* parts, int key_group,
-                                       int row_group) {
+                                       int row_group TESSERA_CALLER) {
   const int lane = int(threadIdx.x % warp_size);
   const auto part = [&](int group, int n) {
     return parts + ((((group - 1) * RowGroups + row_group) * (Width / 8 + 1) + n) * warp_size + lane) * 4;
@@ -114,7 +114,7 @@ TESSERA_DEVICE void combine_key_groups(float (&sums)[Width / 8][4], RowSoftmax& 
     store_pack(part(key_group, Width / 8),
                Pack<float>{{softmax.maximum[0], softmax.maximum[1], softmax.sum[0], softmax.sum[1]}});
   }
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   if (key_group > 0) return;
   for (int group = 1; group < KeyGroups; ++group) {
     const auto state = load_pack<float>(part(group, Width / 8));

@@ -11,15 +11,6 @@
 #include <tessera/device/launch.cuh>
 #include <tessera/device/reduce.cuh>
 
-// Before a loop: keep it a loop.
-#if !defined(TESSERA_NO_UNROLL)
-#if defined(__CUDACC__)
-#define TESSERA_NO_UNROLL _Pragma("unroll 1")
-#else
-#define TESSERA_NO_UNROLL
-#endif
-#endif
-
 namespace tessera::kernels {
 inline namespace TESSERA_PROVIDER {
 

@@ -144,15 +144,6 @@ struct StridedPacks {
 
 // ---- y = f(x…) ----
 
-/// Host: the blocks of a launch in which each does `of_block` of `work`. Throws ShapeError where no grid has so many.
-inline unsigned blocks_for(int64_t work, int64_t of_block) {
-  constexpr int64_t most = (int64_t(1) << 31) - 1;
-  const int64_t blocks = ceil_div(work, of_block);
-  require<ShapeError>(blocks <= most, "kernels: ", work, " pieces of work need ", blocks, " blocks; a launch has ",
-                      most, " at most (cut the tensors)");
-  return unsigned(blocks);
-}
-
 /// An operand's elements of a pack: loaded, or one value for all.
 template <int Count, class T>
 TESSERA_DEVICE Elements<T, Count> load_operand(const T* from, int64_t stride) {
