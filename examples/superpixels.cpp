@@ -61,7 +61,8 @@ void run(const Options& options) {
       write_picture(fs::path(options.pictures) / (data::superpixel_name(i) + ".png"), source->get(i).image,
                     options.recipe);
   if (options.output.empty()) return;
-  tessera::train::Progress progress("superpixels", source->size(), "pictures");
+  const int64_t finished = data::finished_superpixel_shards(options.output) * options.recipe.samples_per_shard;
+  tessera::train::Progress progress("superpixels", source->size(), "pictures", std::min(source->size(), finished));
   data::write_superpixels(*source, options.output, options.recipe, [&](int64_t count) { progress.advance(count); });
 }
 

@@ -66,6 +66,13 @@ inline std::string superpixel_name(int64_t index) {
   return name;
 }
 
+/// How many of a store's first shards are in their place.
+inline int64_t finished_superpixel_shards(const std::filesystem::path& folder) {
+  int64_t shards = 0;
+  while (std::filesystem::exists(folder / ShardWriter::shard_name(shards))) ++shards;
+  return shards;
+}
+
 /// Computes the superpixels of all pictures of `source` into `folder` and returns how many shards were there already.
 /// One process a folder. `done(count)` is called with the samples that a shard added, after it is in its place. Throws
 /// IoError where the folder was begun with another recipe.
@@ -85,11 +92,8 @@ int64_t write_superpixels(const CaptionSource& source, const std::filesystem::pa
   else
     io::write_json(about, recipe.json());
 
-  const int64_t shards = chunk_count(recipe.samples, recipe.samples_per_shard);
-  int64_t first = 0;
-  while (first < shards && std::filesystem::exists(folder / ShardWriter::shard_name(first))) ++first;
+  const int64_t first = finished_superpixel_shards(folder);
   ShardWriter writer(folder, recipe.samples_per_shard, first);
-  if (first > 0) done(std::min(recipe.samples, first * recipe.samples_per_shard));
   for (int64_t begin = first * recipe.samples_per_shard; begin < recipe.samples; begin += recipe.samples_per_shard) {
     const int64_t count = std::min(recipe.samples_per_shard, recipe.samples - begin);
     std::vector<std::vector<ShardFile>> files(static_cast<size_t>(count));
