@@ -142,12 +142,12 @@ TEST_CASE("groupnorm: errors name the argument, the axis and the numbers", "[ops
   REQUIRE_ERROR(groupnorm_backward(ctx, view(half), {}, {}, x, mean, mean, x, eight), ShapeError, "axis 3 of d_x");
 }
 
-TEMPLATE_TEST_CASE("groupnorm: values and gradients are PyTorch's", "[ops][groupnorm]", float, double) {
-  Oracle<TestType> oracle("groupnorm");
+TEST_CASE("groupnorm: values and gradients are PyTorch's", "[ops][groupnorm]") {
+  Oracle<double> oracle("groupnorm");
   for (const auto& [name, groups, epsilon] : {std::tuple{"maps", 2, 1e-5}, {"instances", 4, 0.1}}) {
     const std::string prefix = std::string(name) + ".";
-    const auto x = oracle.template input<4>(prefix + "x");
-    const auto weight = oracle.template input<1>(prefix + "weight"), bias = oracle.template input<1>(prefix + "bias");
+    const auto x = oracle.input<4>(prefix + "x");
+    const auto weight = oracle.input<1>(prefix + "weight"), bias = oracle.input<1>(prefix + "bias");
     const GroupnormOptions options{groups, epsilon};
     oracle.check(
         name, {"x", "weight", "bias"},
