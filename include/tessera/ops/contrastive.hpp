@@ -83,7 +83,7 @@ void contrastive_forward(Context<Device>& ctx, TensorView<A, 0, Device> loss, Ou
 }
 
 /// d_image [R, D], d_text [C, D] and d_logit_scale [], each where present, from d_loss [] and what the forward pass
-/// saved.
+/// saved. Outputs must not overlap inputs.
 template <class T, class Device>
 void contrastive_backward(Context<Device>& ctx, TensorView<T, 2, Device> d_image, Out<T, 2, Device> d_text,
                           Out<accumulate_t<T>, 0, Device> d_logit_scale, In<accumulate_t<T>, 0, Device> d_loss,

@@ -135,21 +135,6 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
   if (threadIdx.x == 0) sums[blockIdx.x] = term;
 }
 
-/// One block: to = factor * sum of terms [count]; 0 where a clamped scale lets no gradient pass. logit_scale may be
-/// null.
-TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
-    contrastive_sum_kernel(float* to, const double* terms, int64_t count, double factor, const float* logit_scale,
-                           float largest_scale) {
-  constexpr int threads = contrastive_traits::threads;
-  TESSERA_SHARED(double, scratch, threads / warp_size);
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += threads) sum += terms[i];
-  sum = block_sum_double<threads>(sum, scratch);
-  if (threadIdx.x != 0) return;
-  const bool passes = !logit_scale || !(expf(*logit_scale) > largest_scale);  // as torch.clamp
-  *to = passes ? float(factor * sum) : 0.0f;
-}
-
 // ---- backward ----
 
 /// What a tile of logits' gradients is made from besides the logits.
@@ -159,8 +144,9 @@ struct ContrastiveGradient {
 };
 
 /// Gradients of the products image textᵀ of rows from `first_strip_row` on: strip [.., stride], zero in the columns
-/// from `columns` to `stride`; may be null. dots [row tiles, column tiles]: sums of logit times its gradient, each logit
-/// less its log-sum-exp, which changes nothing in the total (a row's and a column's gradients sum to 0) but its rounding.
+/// from `columns` to `stride`; may be null. dots [row tiles, column tiles]: sums of logit times its gradient, each
+/// logit less its log-sum-exp, which changes nothing in the total (a row's and a column's gradients sum to 0) but its
+/// rounding.
 template <class T, class S>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_traits::threads)
     contrastive_gradient_kernel(S* strip, double* dots, ContrastiveLogits<T> p, ContrastiveGradient g,
@@ -226,7 +212,7 @@ struct Backend<op::contrastive, kernels::KernelDevice> {
     Tensor<LogSum, 2, Device> row_parts(ctx, {splits, rows});
     Tensor<LogSum, 2, Device> column_parts(ctx, {row_tiles, symmetric ? columns : 0});
     Tensor<float, 1, Device> own(ctx, {rows});
-    launch("contrastive_forward", contrastive_forward_kernel<T>, unsigned(row_tiles * splits),
+    launch("contrastive_forward", contrastive_forward_kernel<T>, blocks_for(row_tiles * splits, 1),
            unsigned(Traits::threads), MatrixTile<T, true, T, true>::shared_bytes, ctx, row_parts.data,
            symmetric ? column_parts.data : nullptr, own.data, logits, row_tiles, column_tiles, tiles_of_split);
 
@@ -238,8 +224,8 @@ struct Backend<op::contrastive, kernels::KernelDevice> {
     if (symmetric)
       launch("contrastive_combine", contrastive_combine_kernel, unsigned(column_blocks), unsigned(Traits::threads), 0,
              ctx, column_log_sum_exp.data, sums.data + row_blocks, column_parts.data, own.data, row_tiles, columns);
-    launch("contrastive_sum", contrastive_sum_kernel, 1u, unsigned(Traits::threads), 0, ctx, loss.data, sums.data,
-           sums.size(), mean_of(rows, symmetric), nullptr, 0.0f);
+    launch("contrastive_sum", contrastive_sum_kernel, 1u, unsigned(contrastive_sum_traits::threads), 0, ctx, loss.data,
+           sums.data, sums.size(), mean_of(rows, symmetric), nullptr, 0.0f);
   }
 
   template <class T>
@@ -267,7 +253,7 @@ struct Backend<op::contrastive, kernels::KernelDevice> {
     for (int64_t first = 0; first < rows; first += strip_rows) {
       const int64_t count = std::min(strip_rows, rows - first);
       launch("contrastive_gradient", contrastive_gradient_kernel<T, S>,
-             unsigned(ceil_div(count, Tiles::rows) * column_tiles), unsigned(Traits::threads),
+             blocks_for(ceil_div(count, Tiles::rows) * column_tiles, 1), unsigned(Traits::threads),
              MatrixTile<T, true, T, true>::shared_bytes, ctx, features ? strip.data : nullptr, dots.data, logits,
              gradient, first, stride, column_tiles);
       const auto strip_operand = operand_of<S>(strip.data, stride, stride);
@@ -294,8 +280,8 @@ struct Backend<op::contrastive, kernels::KernelDevice> {
       }
     }
     if (d_logit_scale)
-      launch("contrastive_sum", contrastive_sum_kernel, 1u, unsigned(Traits::threads), 0, ctx, d_logit_scale.data,
-             dots.data, dots.size(), 1.0, logit_scale.data, float(options.largest_scale));
+      launch("contrastive_sum", contrastive_sum_kernel, 1u, unsigned(contrastive_sum_traits::threads), 0, ctx,
+             d_logit_scale.data, dots.data, dots.size(), 1.0, logit_scale.data, float(options.largest_scale));
   }
 
  private:

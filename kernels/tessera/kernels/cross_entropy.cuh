@@ -304,9 +304,8 @@ struct Backend<op::cross_entropy, kernels::KernelDevice> {
     choose<T>(classes, {d_logits, d_targets, logits.data, targets.soft}, [&](auto count, auto group) {
       using Rows = kernels::RowGroup<Traits::threads, group.value>;
       kernels::launch("cross_entropy_backward", kernels::cross_entropy_backward_kernel<T, count.value, group.value>,
-                      unsigned(kernels::ceil_div(rows, Rows::rows_of_block)), unsigned(Traits::threads), 0, ctx,
-                      d_logits, d_targets, common, d_row_loss.data, log_sum_exp.data, logits.data, targets, rows,
-                      classes);
+                      kernels::blocks_for(rows, Rows::rows_of_block), unsigned(Traits::threads), 0, ctx, d_logits,
+                      d_targets, common, d_row_loss.data, log_sum_exp.data, logits.data, targets, rows, classes);
     });
   }
 };

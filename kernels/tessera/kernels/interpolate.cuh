@@ -306,7 +306,7 @@ struct Backend<op::interpolate, kernels::KernelDevice> {
     if (axis.sampling.rule == Rule::scale_factor && mode != Interpolation::bicubic) return true;  // PyTorch's rule
     return axis.step == 1 && axis.sampling.offset == 0;
   }
-  static unsigned blocks(int64_t threads) { return unsigned(kernels::ceil_div(threads, Traits::threads)); }
+  static unsigned blocks(int64_t threads) { return kernels::blocks_for(threads, Traits::threads); }
 
   template <class To, class From>
   static void copy(Context<Device>& ctx, To* to, const From* from, int64_t count) {

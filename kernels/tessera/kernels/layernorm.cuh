@@ -174,7 +174,7 @@ struct Backend<op::layernorm, kernels::KernelDevice> {
     const int64_t rows = x.shape[0], channels = x.shape[1];
     if (rows == 0) return;
     const auto start = [&](auto* kernel) {
-      kernels::launch("layernorm_forward", kernel, unsigned(kernels::ceil_div(rows, Traits::rows_of_block)),
+      kernels::launch("layernorm_forward", kernel, kernels::blocks_for(rows, Traits::rows_of_block),
                       unsigned(Traits::threads), 0, ctx, y.data, mean.data, rstd.data, x.data, weight.data, bias.data,
                       rows, channels, float(options.epsilon));
     };
@@ -194,7 +194,7 @@ struct Backend<op::layernorm, kernels::KernelDevice> {
     if (d_weight || d_bias) parameter_gradients<T>(ctx, d_weight, d_bias, d_y, mean, rstd, x);
     if (!d_x || rows == 0) return;
     const auto start = [&](auto* kernel) {
-      kernels::launch("layernorm_input_gradient", kernel, unsigned(kernels::ceil_div(rows, Traits::rows_of_block)),
+      kernels::launch("layernorm_input_gradient", kernel, kernels::blocks_for(rows, Traits::rows_of_block),
                       unsigned(Traits::threads), 0, ctx, d_x.data, d_y.data, mean.data, rstd.data, x.data, weight.data,
                       rows, channels);
     };
@@ -215,7 +215,7 @@ struct Backend<op::layernorm, kernels::KernelDevice> {
     const int64_t wanted = std::min(Parameters::most_parts, ceil_div(rows, Parameters::least_rows));
     const int64_t rows_of_part = wanted ? ceil_div(rows, wanted) : 0;
     const int64_t parts = wanted ? ceil_div(rows, rows_of_part) : 0;
-    const unsigned blocks = unsigned(ceil_div(channels, Parameters::threads));
+    const unsigned blocks = kernels::blocks_for(channels, Parameters::threads);
     Tensor<float, 3, Device> sums(ctx, {parts, 2, channels});
     if (parts > 0)
       kernels::launch("layernorm_partial_sums", kernels::layernorm_partial_sums_kernel<T>, {blocks, unsigned(parts)},

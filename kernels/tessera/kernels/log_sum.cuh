@@ -34,5 +34,24 @@ TESSERA_DEVICE float logit_factor_of(const float* logit_scale, float largest) {
   return factor > largest ? largest : factor;  // NaN stays
 }
 
+struct contrastive_sum_traits {
+  static constexpr int threads = 256;
+};
+
+/// One block: to = factor * sum of terms [count]; 0 where a clamped scale lets no gradient pass. logit_scale may be
+/// null.
+TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(contrastive_sum_traits::threads)
+    contrastive_sum_kernel(float* to, const double* terms, int64_t count, double factor, const float* logit_scale,
+                           float largest_scale) {
+  constexpr int threads = contrastive_sum_traits::threads;
+  TESSERA_SHARED(double, scratch, threads / warp_size);
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += threads) sum += terms[i];
+  sum = block_sum_double<threads>(sum, scratch);
+  if (threadIdx.x != 0) return;
+  const bool passes = !logit_scale || !(expf(*logit_scale) > largest_scale);  // as torch.clamp
+  *to = passes ? float(factor * sum) : 0.0f;
+}
+
 }  // namespace TESSERA_PROVIDER
 }  // namespace tessera::kernels

@@ -96,7 +96,8 @@ class MatrixTile {
 
   /// The tile at (first_row, first_column) of the product of a [rows, depth] and b [columns, depth].
   TESSERA_DEVICE void multiply(Workspace& work, const MatrixOperand<TA>& a, int64_t first_row, int64_t rows,
-                               const MatrixOperand<TB>& b, int64_t first_column, int64_t columns, int64_t depth) {
+                               const MatrixOperand<TB>& b, int64_t first_column, int64_t columns,
+                               int64_t depth TESSERA_CALLER) {
     TESSERA_UNROLL
     for (auto& across : sum_) TESSERA_UNROLL
     for (auto& tile : across) TESSERA_UNROLL
@@ -111,11 +112,12 @@ class MatrixTile {
       }
       cp_async_commit();  // a group a step, so that one number of pending groups fits all steps
     };
-    __syncthreads();  // an earlier product's last step
+    __syncthreads(TESSERA_CALLED);  // an earlier product's last step
     for (int step = 0; step < stages - 1; ++step) load(step);
     for (int step = 0; step < steps; ++step) {
       cp_async_wait<stages - 2>();
-      __syncthreads();  // this step has arrived for all, and all are done with the one whose place is filled next
+      __syncthreads(
+          TESSERA_CALLED);  // this step has arrived for all, and all are done with the one whose place is filled next
       load(step + stages - 1);
       accumulate(work.a[step % stages], work.b[step % stages]);
     }
@@ -290,7 +292,7 @@ void matrix_product(const char* name, Context<Device>& ctx, MatrixProduct<TA, TB
   if (blocks == 0) return;
   const auto fits = [](const void* address, size_t size) { return reinterpret_cast<uintptr_t>(address) % size == 0; };
   p.pairs = p.columns % 2 == 0 && p.c_item % 2 == 0 && fits(p.c, 2 * sizeof(TC)) && fits(p.running, 2 * sizeof(float));
-  launch(name, matrix_product_kernel<TA, a_along, TB, b_along, TC>, unsigned(blocks), unsigned(Traits::threads),
+  launch(name, matrix_product_kernel<TA, a_along, TB, b_along, TC>, blocks_for(blocks, 1), unsigned(Traits::threads),
          MatrixTile<TA, a_along, TB, b_along>::shared_bytes, ctx, p);
 }
 

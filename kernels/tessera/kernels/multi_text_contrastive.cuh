@@ -34,16 +34,16 @@ TESSERA_DEVICE float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 /// The log-sum over a block's threads, in every thread; `scratch` is shared memory for threads / 32.
 template <int threads>
-TESSERA_DEVICE LogSum block_log_sum(LogSum value, LogSum* scratch) {
+TESSERA_DEVICE LogSum block_log_sum(LogSum value, LogSum* scratch TESSERA_CALLER) {
   TESSERA_UNROLL
   for (int distance = warp_size / 2; distance > 0; distance /= 2)
     value = value.with(
         {__shfl_xor_sync(full_mask, value.largest, distance), __shfl_xor_sync(full_mask, value.sum, distance)});
   if (threadIdx.x % warp_size == 0) scratch[threadIdx.x / warp_size] = value;
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   LogSum sum;
   for (int warp = 0; warp < threads / warp_size; ++warp) sum = sum.with(scratch[warp]);
-  __syncthreads();
+  __syncthreads(TESSERA_CALLED);
   return sum;
 }
 
@@ -214,7 +214,7 @@ struct Backend<op::multi_text_contrastive, kernels::KernelDevice> {
            dots.data, d_loss.data, text_log_sum_exp.data, negative_log_sum_exp.data, owned.texts.data,
            owned.images.data, pairs);
     if (d_logit_scale)
-      launch("contrastive_sum", contrastive_sum_kernel, 1u, unsigned(contrastive_traits::threads), 0, ctx,
+      launch("contrastive_sum", contrastive_sum_kernel, 1u, unsigned(contrastive_sum_traits::threads), 0, ctx,
              d_logit_scale.data, dots.data, dots.size(), 1.0, logit_scale.data, float(options.largest_scale));
   }
 

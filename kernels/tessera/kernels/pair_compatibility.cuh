@@ -299,8 +299,7 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
     if (phi.size() == 0) {  // nothing depends on the inputs: zeros
       const auto zero = [&](T* to, int64_t count) {
         if (to && count > 0)
-          launch("pair_zero", pair_zero_kernel<T>, unsigned(ceil_div(count, Traits::threads)), threads, 0, ctx, to,
-                 count);
+          launch("pair_zero", pair_zero_kernel<T>, blocks_for(count, Traits::threads), threads, 0, ctx, to, count);
       };
       zero(d_patches.data, d_patches.size());
       zero(d_texts.data, d_texts.size());
@@ -356,8 +355,8 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
                                   float(in.options.attention_scale),
                                   in.options.pool_normalized};
       W* e = weights.data;  // the weights have done their work
-      launch("pair_gradient", pair_gradient_kernel<W>, unsigned(patch_blocks * parts * tile.images), threads, 0, ctx,
-             c.data, e, turned, gradient, tile, patch_blocks, parts);
+      launch("pair_gradient", pair_gradient_kernel<W>, blocks_for(patch_blocks * parts * tile.images, 1), threads, 0,
+             ctx, c.data, e, turned, gradient, tile, patch_blocks, parts);
 
       if (d_patches) {
         const auto add = [&](const char* name, const W* coefficients, auto b, int64_t b_item, bool first) {
@@ -397,8 +396,8 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
                                        .b_item = patch_items,
                                        .c_item = pair_items,
                                        .items = tile.images});
-        launch("pair_add_images", pair_add_images_kernel<W>, unsigned(ceil_div(pair_items, Traits::threads)), threads,
-               0, ctx, text_sums.data + tile.first_text * channels, of_images, across.data, gradient, tile,
+        launch("pair_add_images", pair_add_images_kernel<W>, blocks_for(pair_items, Traits::threads), threads, 0, ctx,
+               text_sums.data + tile.first_text * channels, of_images, across.data, gradient, tile,
                tile.first_image == 0);
       }
     });
@@ -409,7 +408,7 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
 
  private:
   static constexpr unsigned threads = Traits::threads;
-  static unsigned rows(int64_t count) { return unsigned(kernels::ceil_div(count, Traits::Rows::rows_of_block)); }
+  static unsigned rows(int64_t count) { return kernels::blocks_for(count, Traits::Rows::rows_of_block); }
 
   /// Patches and texts, with what turns their products into cosines.
   template <class T>

@@ -121,7 +121,7 @@ struct Backend<op::l2_normalise, kernels::KernelDevice> {
   }
 
  private:
-  static unsigned blocks(int64_t rows) { return unsigned(kernels::ceil_div(rows, Traits::Rows::rows_of_block)); }
+  static unsigned blocks(int64_t rows) { return kernels::blocks_for(rows, Traits::Rows::rows_of_block); }
 };
 
 }  // namespace tessera

@@ -150,9 +150,9 @@ struct Backend<op::upsample_argmax, kernels::KernelDevice> {
     const auto columns = axis(scores.shape[3], labels.shape[2], options.columns);
     const int64_t tiles_across = kernels::ceil_div(columns.output, Traits::side);
     const int64_t tiles = tiles_across * kernels::ceil_div(rows.output, Traits::side);
-    kernels::launch("upsample_argmax", kernels::upsample_argmax_kernel<T, Label>, unsigned(tiles * labels.shape[0]),
-                    unsigned(Traits::threads), 0, ctx, labels.data, best_score.data, scores.data, rows, columns,
-                    int(scores.shape[1]), tiles_across, tiles);
+    kernels::launch("upsample_argmax", kernels::upsample_argmax_kernel<T, Label>,
+                    kernels::blocks_for(tiles * labels.shape[0], 1), unsigned(Traits::threads), 0, ctx, labels.data,
+                    best_score.data, scores.data, rows, columns, int(scores.shape[1]), tiles_across, tiles);
   }
 };
 
