@@ -2,7 +2,9 @@
 # Registers, spilled bytes and static shared memory of every kernel, as ptxas tells them, are held to kernels/budgets.json:
 # for each kernel the most that any of its instances in the kernels' tests may take. This is also the proof, on every commit,
 # that nvcc compiles those tests for a GPU. Skipped (77) where there is no nvcc.
-# Usage: kernel_budgets.sh SOURCE_DIR OUT_DIR [--measure], with NVCC and CXX set. --measure prints a new budgets.json.
+# Usage: kernel_budgets.sh SOURCE_DIR OUT_DIR [--measure | --architecture sm_80 [STEM…]], with NVCC and CXX set. --measure
+# prints a new budgets.json; --architecture compiles for another one, for which there are no budgets, all tests or those
+# named, prints what each kernel takes there and fails where one spills.
 set -euo pipefail
 source_dir=$1 out=$2 mode=${3:-}
 if [ ! -x "${NVCC:-}" ]; then
@@ -12,6 +14,11 @@ fi
 mkdir -p "$out"
 budgets=$source_dir/kernels/budgets.json
 architecture=sm_90a  # that of the budgets; the numbers of others differ
+stems=()
+if [ "$mode" = --architecture ]; then
+  architecture=$4
+  stems=("${@:5}")
+fi
 export NVCC source_dir out architecture CXX=${CXX:-g++}
 
 compile() {  # device code alone: no host object is made
@@ -27,7 +34,11 @@ compile() {  # device code alone: no host object is made
 }
 export -f compile
 # clip_test has no kernels of its own: whole models, which the test on a GPU compiles.
-for file in "$source_dir"/tests/kernels/*_test.cpp; do basename "$file" _test.cpp; done | grep -vx clip |
+if [ ${#stems[@]} -eq 0 ]; then
+  mapfile -t stems < <(for file in "$source_dir"/tests/kernels/*_test.cpp; do basename "$file" _test.cpp; done | grep -vx clip)
+fi
+rm -f "$out"/*.log
+printf '%s\n' "${stems[@]}" |
   xargs -P "${TESSERA_JOBS:-$(nproc)}" -I {} bash -c 'compile {}' || exit 1
 
 # "kernel registers spilled shared", the most over all instances.
@@ -55,6 +66,10 @@ cat "$out"/*.log | c++filt -p | awk '
   sort >"$out/measured"
 echo "$(wc -l <"$out/measured") kernels, $architecture, $("$NVCC" --version | grep -o 'V[0-9.]*' | tail -1)"
 
+if [ "$mode" = --architecture ]; then
+  awk '{ print $1 ": " $2 " registers, " $3 " bytes spilled, " $4 " of shared memory"; bad += $3 > 0 } END { exit bad > 0 }' "$out/measured"
+  exit
+fi
 if [ "$mode" = --measure ]; then  # registers are handed out in eights
   awk 'BEGIN { print "{" }
     { printf "%s  \"%s\": { \"registers\": %d, \"spilled_bytes\": %d, \"shared_bytes\": %d }", (NR > 1 ? ",\n" : ""), $1, int(($2 + 7) / 8) * 8, $3, $4 }
