@@ -1,11 +1,17 @@
 # The Cuda device: tessera::cuda, for programs with files that nvcc compiles. Sets TESSERA_HAS_CUDA. Read by tessera itself and
 # by its installed package. Wants tessera::headers and tessera_kernel_headers, the folder that holds tessera/cuda.hpp.
 #   TESSERA_CUDA               OFF, ON, or AUTO: where nvcc is found
+#   TESSERA_CUDNN              convolutions by cuDNN: OFF, ON, or AUTO: where it is found. Without it conv2d throws
 #   CMAKE_CUDA_ARCHITECTURES   else the architecture of the GPU of this machine, else 80 and 90
 set(TESSERA_CUDA OFF CACHE STRING "Kernels for NVIDIA GPUs: OFF, ON, or AUTO (where nvcc is found)")
 set_property(CACHE TESSERA_CUDA PROPERTY STRINGS OFF AUTO ON)
 if(NOT TESSERA_CUDA MATCHES "^(OFF|AUTO|ON)$")
   message(FATAL_ERROR "tessera: TESSERA_CUDA is ${TESSERA_CUDA} but must be OFF, AUTO or ON")
+endif()
+set(TESSERA_CUDNN AUTO CACHE STRING "Convolutions on NVIDIA GPUs by cuDNN: OFF, ON, or AUTO (where it is found)")
+set_property(CACHE TESSERA_CUDNN PROPERTY STRINGS OFF AUTO ON)
+if(NOT TESSERA_CUDNN MATCHES "^(OFF|AUTO|ON)$")
+  message(FATAL_ERROR "tessera: TESSERA_CUDNN is ${TESSERA_CUDNN} but must be OFF, AUTO or ON")
 endif()
 
 set(TESSERA_HAS_CUDA OFF)
@@ -50,6 +56,19 @@ if(NOT TESSERA_CUDA STREQUAL "OFF")
     target_compile_options(tessera_cuda INTERFACE
       $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;--diag-suppress=186,3189;-Xcompiler=-fopenmp>)
     target_link_libraries(tessera_cuda INTERFACE tessera::headers CUDA::cudart CUDA::cublasLt)
+    if(NOT TESSERA_CUDNN STREQUAL "OFF")
+      find_path(TESSERA_CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+      find_library(TESSERA_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT} PATH_SUFFIXES lib lib64)
+      if(TESSERA_CUDNN_INCLUDE_DIR AND TESSERA_CUDNN_LIBRARY)
+        target_include_directories(tessera_cuda SYSTEM INTERFACE ${TESSERA_CUDNN_INCLUDE_DIR})
+        target_compile_definitions(tessera_cuda INTERFACE TESSERA_CUDNN)
+        target_link_libraries(tessera_cuda INTERFACE ${TESSERA_CUDNN_LIBRARY})
+      elseif(TESSERA_CUDNN STREQUAL "ON")
+        message(FATAL_ERROR "tessera: TESSERA_CUDNN is ON but cuDNN was not found (Debian, NVIDIA's repository: cudnn9-cuda-13; or set TESSERA_CUDNN_INCLUDE_DIR and TESSERA_CUDNN_LIBRARY)")
+      else()
+        message(STATUS "tessera: no cuDNN, so no convolutions on a GPU")
+      endif()
+    endif()
     message(STATUS "tessera: Cuda device by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
   endif()
 endif()
