@@ -14,6 +14,8 @@
 
 namespace tessera::cuda {
 
+static_assert(CUDNN_MAJOR >= 9, "tessera: cuDNN 9 is needed");
+
 inline void check(cudnnStatus_t status, std::string_view who) {
   if (status == CUDNN_STATUS_SUCCESS) [[likely]]
     return;
