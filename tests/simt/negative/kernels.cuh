@@ -232,6 +232,8 @@ TESSERA_KERNEL void float4_kernel(float4* out, const float4* in) {
 template <bool barrier>
 TESSERA_KERNEL void memcpy_kernel(float* out, const float* in) {
   TESSERA_SHARED(float, shared, 64 * 16);
+  memset(shared + threadIdx.x * 16, 0, 64);  // so that what is read too early has been written
+  __syncthreads();
   memcpy(shared + threadIdx.x * 16, in + threadIdx.x * 16, 64);
   if constexpr (barrier) __syncthreads();
   memcpy(out + threadIdx.x * 16, shared + (threadIdx.x + 33) % 64 * 16, 64);
