@@ -33,7 +33,7 @@ TEMPLATE_TEST_CASE("symmetric_kl: kernels agree with Cpu", "[kernels]", float, b
     symmetric_kl_forward(device, loss_s, statistics_s, view(p_s), q_s, options);
     symmetric_kl_backward(device, view(d_p_s), d_q_s, d_loss_s, statistics_s, p_s, q_s, options);
     CHECK(largest_difference(to_host(loss_s), to_host(loss)) < 1e-6);
-    CHECK(largest_difference(to_host(statistics_s), to_host(statistics)) < 1e-6);
+    CHECK(largest_difference(to_host(statistics_s), to_host(statistics)) < 4e-6);
     CHECK(largest_difference(to_host(d_p_s), to_host(d_p)) < tolerance);
     CHECK(largest_difference(to_host(d_q_s), to_host(d_q)) < tolerance);
 
