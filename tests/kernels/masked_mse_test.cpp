@@ -24,7 +24,7 @@ TEMPLATE_TEST_CASE("masked_mse: loss and gradients agree with Cpu", "[kernels]",
     Tensor<float, 0, Device> loss_s(device, {}), count_s(device, {});
     masked_mse_forward(ctx, loss, count, view(prediction), target, mask);
     masked_mse_forward(device, loss_s, count_s, view(prediction_s), target_s, mask_s);
-    CHECK(largest_difference(to_host(loss_s), to_host(loss)) < 1e-6);
+    CHECK(largest_difference(to_host(loss_s), to_host(loss)) < 3e-6);  // Cpu without vectors: 1.2e-6
     CHECK(to_host(count_s) == to_host(count));
     Tensor<T, 3> d_prediction(ctx, shape), d_target(ctx, shape);
     Tensor<T, 3, Device> d_prediction_s(device, shape), d_target_s(device, shape);
