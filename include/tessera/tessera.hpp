@@ -28,6 +28,7 @@
 #include <tessera/autograd/tape.hpp>
 #include <tessera/autograd/tokens.hpp>
 #include <tessera/autograd/variable.hpp>
+#include <tessera/core/communicator.hpp>
 #include <tessera/core/config.hpp>
 #include <tessera/core/context.hpp>
 #include <tessera/core/device.hpp>
@@ -41,8 +42,11 @@
 #include <tessera/core/staging.hpp>
 #include <tessera/core/tensor.hpp>
 #include <tessera/nn/attention.hpp>
+#include <tessera/nn/gathered_contrastive.hpp>
 #include <tessera/nn/layers.hpp>
+#include <tessera/nn/masked_decoder.hpp>
 #include <tessera/nn/module.hpp>
+#include <tessera/nn/semantic_group.hpp>
 #include <tessera/nn/text_transformer.hpp>
 #include <tessera/nn/transformer.hpp>
 #include <tessera/nn/vision_transformer.hpp>

@@ -12,7 +12,7 @@
 #include <memory>
 #include <span>
 
-#include <tessera/autograd/gathered_contrastive.hpp>
+#include <tessera/nn/gathered_contrastive.hpp>
 #include <tessera/autograd/reduce.hpp>
 #include <tessera/autograd/segment_reduce.hpp>
 #include <tessera/autograd/softmax.hpp>

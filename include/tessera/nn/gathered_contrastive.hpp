@@ -14,7 +14,7 @@ Variable<T, 2, Device> gather_features(Tape<Device>& tape, Communicator<Device>&
                                        const Variable<T, 2, Device>& mine) {
   using A = accumulate_t<T>;
   if (communicator.size() == 1) return mine;
-  const auto [rows, channels] = mine.shape();
+  const int64_t rows = mine.shape()[0], channels = mine.shape()[1];
   const bool records = tape.records(mine);
   Variable<T, 2, Device> all(Tensor<T, 2, Device>(tape.ctx, {communicator.size() * rows, channels}), records);
   communicator.all_gather(tape.ctx, mine.value().data, all.value().data, rows * channels * int64_t(sizeof(T)));
