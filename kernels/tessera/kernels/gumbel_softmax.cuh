@@ -1,5 +1,5 @@
-// Gumbel-softmax on kernels' devices. A row of up to 32 entries is one thread's, of up to 1,024 a warp's, a longer one
-// a block's; 32 entries a thread stay in registers between the passes (maximum, sum, argmax, result). The noise is
+// Gumbel-softmax on kernels' devices. A row of up to 16 entries is one thread's, of up to 512 a warp's, a longer one
+// a block's; 16 entries a thread stay in registers between the passes (maximum, sum, argmax, result). The noise is
 // drawn where it is added, four numbers of the generator at once, and never stored, unless rows are not made of whole
 // packs.
 #pragma once
@@ -39,20 +39,20 @@ struct AssignmentRow {
     return group == 1 ? int64_t(blockIdx.x) * threads + threadIdx.x : Wide::first_row();
   }
   TESSERA_DEVICE static int lane() { return group == 1 ? 0 : Wide::lane(); }
-  TESSERA_DEVICE static float sum(float value, float* scratch) {
+  TESSERA_DEVICE static float sum(float value, float* scratch TESSERA_CALLER) {
     if constexpr (group == 1)
       return value;
     else
-      return Wide::sum(value, scratch);
+      return Wide::sum(value, scratch TESSERA_PASS_CALLER);
   }
-  TESSERA_DEVICE static float max(float value, float* scratch) {
+  TESSERA_DEVICE static float max(float value, float* scratch TESSERA_CALLER) {
     if constexpr (group == 1)
       return value;
     else
-      return Wide::max(value, scratch);
+      return Wide::max(value, scratch TESSERA_PASS_CALLER);
   }
   /// The place of the row's largest entry, in every thread. `scratch` and `places`: shared, warps each.
-  TESSERA_DEVICE static int32_t place(LargestEntry entry, float* scratch, int32_t* places) {
+  TESSERA_DEVICE static int32_t place(LargestEntry entry, float* scratch, int32_t* places TESSERA_CALLER) {
     if constexpr (group != 1) {
       TESSERA_UNROLL
       for (int distance = warp_size / 2; distance > 0; distance /= 2) {
@@ -66,9 +66,9 @@ struct AssignmentRow {
         scratch[threadIdx.x / warp_size] = entry.value;
         places[threadIdx.x / warp_size] = entry.place;
       }
-      __syncthreads();
+      __syncthreads(TESSERA_CALLED);
       for (int warp = 0; warp < warps; ++warp) entry.offer(scratch[warp], places[warp]);
-      __syncthreads();
+      __syncthreads(TESSERA_CALLED);
     }
     return entry.place;
   }
