@@ -143,11 +143,15 @@ TEST_CASE("adamw: every order gives equal bits, views need not be aligned, doubl
   std::vector<float> first;
   for (const auto order : all_orders) {
     const InOrder in_order(order, 17);
-    Parameters<Device> p(device, ctx, {8200, 3, 400});
-    // One parameter begins one element later: no packs there.
-    auto& t = p.tensors[0];
-    t.size -= 1;
-    t.value = static_cast<float*>(t.value) + 1;
+    Parameters<Device> p(device, ctx, {8200, 3, 400, 40, 41, 6, 42});
+    // One array of a parameter begins one element later: no packs there.
+    auto& t = p.tensors;
+    for (const size_t i : {0, 2, 3, 4, 6}) t[i].size -= 1;
+    t[0].value = static_cast<float*>(t[0].value) + 1;
+    t[2].gradient = static_cast<const float*>(t[2].gradient) + 1;
+    t[3].average = static_cast<float*>(t[3].average) + 1;
+    t[4].first_moment = static_cast<float*>(t[4].first_moment) + 1;
+    t[6].second_moment = static_cast<float*>(t[6].second_moment) + 1;
     p.step(1.5);
     if (first.empty()) first = p.everything();
     CHECK(p.everything() == first);
