@@ -781,6 +781,8 @@ def report(results, reasons_from, target_json, target_text):
     for mutant in mutants:
         verdict = verdicts.get(mutant["key"], {"state": "not run"})
         state = verdict["state"]
+        if state == "survived" and not results.get("complete") and not verdict["tried"]["checked"]:
+            state = "not run"
         row = rows.setdefault(mutant["file"], {})
         row[state] = row.get(state, 0) + 1
         of = operators.setdefault(mutant["operator"], {})
@@ -796,10 +798,8 @@ def report(results, reasons_from, target_json, target_text):
         tried = row.get("killed", 0) + row.get("survived", 0)
         return f"{100 * row.get('killed', 0) / tried:.1f} %" if tried else "–"
 
-    def unchecked(mutant):
-        if not mutant["tried"]["plain"]:
-            return " (No test comes here, or it has not been run.)"
-        return "" if mutant["tried"]["checked"] else " (Not run yet with every load and store checked.)"
+    def unreached(mutant):
+        return "" if mutant["tried"]["checked"] else " (No test comes here.)"
 
     out = ["# Mutants of the kernels", "",
            "How sharp are the tests of the kernels? `tools/mutate_kernels.py` changes the kernels' device code in small "
@@ -809,7 +809,7 @@ def report(results, reasons_from, target_json, target_text):
            f"barriers, asynchronous copies and shuffles: **{total['killed']} of {total['killed'] + total['survived']} "
            f"killed, {rate(total)}**, survivors that change nothing counted as survivors. {total['not compiled']} more did not "
            "compile and count neither way."
-           + (f" {total['not run']} were not run." if total["not run"] else ""), "",
+           + (f" {total['not run']} were not run to the end." if total["not run"] else ""), "",
            "Every mutant meets the test cases of `tests/kernels` that reach its place: without sanitizers in the three "
            "orders ascending, descending and random; if it survives, with every load and store checked in the same "
            "orders (for code that many tests share, the quickest cases, up to 40 s of them). Killed means that a case fails, the program ends by a "
@@ -836,7 +836,7 @@ def report(results, reasons_from, target_json, target_text):
         reason = reasons.get(mutant["key"], "not examined")
         code = mutant["code"] if len(mutant["code"]) < 110 else mutant["code"][:107] + "…"
         out += [f"- `{mutant['file'].removeprefix('kernels/tessera/')}:{mutant['line']}` {mutant['operator']}: "
-                f"`{mutant['change']}` in", f"  `{code}`.", f"  {reason}" + unchecked(mutant)]
+                f"`{mutant['change']}` in", f"  `{code}`.", f"  {reason}" + unreached(mutant)]
     target_text.write_text("\n".join(out) + "\n")
     survivors_left = {m["key"] for m in survivors}
     kept = {"commit": results["commit"], "seed": results["seed"], "sample": results["sample"],
@@ -867,6 +867,7 @@ def main():
     if options.retry:
         results.pop("commit", None)
         results.pop("cases", None)
+        results.pop("complete", None)
     commit = results.get("commit") or subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
     names = subprocess.check_output([*git, "ls-tree", "-r", "--name-only", commit, "kernels/tessera", "tests/kernels"],
                                     text=True).split()
@@ -909,6 +910,9 @@ def main():
             save()
             judge_all(tree, flavour, test, results, save, options.jobs)
             save()
+    if options.until == "checked":
+        results["complete"] = True
+        save()
     if options.report:
         folder = SOURCE / "docs/benchmarks"
         report(results, folder / "mutation.json", folder / "mutation.json", folder / "mutation.md")
