@@ -795,6 +795,8 @@ def report(results, reasons_from, target_json, target_text):
     total = {s: sum(row.get(s, 0) for row in rows.values()) for s in ("killed", "survived", "not compiled", "not run")}
 
     def rate(row):
+        if row.get("not run"):
+            return "unfinished"  # the killed alone are done first: a rate of them would flatter
         tried = row.get("killed", 0) + row.get("survived", 0)
         return f"{100 * row.get('killed', 0) / tried:.1f} %" if tried else "–"
 
@@ -812,7 +814,7 @@ def report(results, reasons_from, target_json, target_text):
            + (f" {total['not run']} were not run to the end." if total["not run"] else ""), "",
            "Every mutant meets the test cases of `tests/kernels` that reach its place: without sanitizers in the three "
            "orders ascending, descending and random; if it survives, with every load and store checked in the same "
-           "orders (for code that many tests share, the quickest cases, up to 40 s of them). Killed means that a case fails, the program ends by a "
+           "orders (code that many tests share meets no further test once those so far took 20 s). Killed means that a case fails, the program ends by a "
            "signal, or it takes four times as long as it should and 2 s more. Mutated are the bodies of device functions. Left out is what "
            "the compiler must know (traits, template arguments, `constexpr`, shared arrays' sizes) and the host code that launches.", "",
            "Again (about two hours on two cores; stopped, it goes on where it was):", "",

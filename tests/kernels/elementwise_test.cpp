@@ -157,18 +157,18 @@ TEMPLATE_TEST_CASE("elementwise: functions and activations agree with Cpu", "[ke
   }
 }
 
-TEST_CASE("elementwise: activations far out, at infinity and at NaN", "[kernels]") {
+TEST_CASE("elementwise: activations at zero, far out, at infinity and at NaN", "[kernels]") {
   auto ctx = nan_filled_context();
   Context<Device> device;
   const float infinity = std::numeric_limits<float>::infinity();
-  const auto x = Tensor<float, 1>::from_host(ctx, {6}, {-1e30f, -200.0f, -70.0f, 70.0f, 1e30f, infinity});
-  const auto ones = Tensor<float, 1>::from_host(ctx, {6}, std::vector<float>(6, 1.0f));
+  const auto x = Tensor<float, 1>::from_host(ctx, {7}, {-1e30f, -200.0f, -70.0f, 70.0f, 1e30f, infinity, 0.0f});
+  const auto ones = Tensor<float, 1>::from_host(ctx, {7}, std::vector<float>(7, 1.0f));
   const auto x_s = on_device(device, x), ones_s = on_device(device, ones);
   for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu}) {
     INFO(activation_name(kind));
-    Tensor<float, 1, Device> d_x(device, {6});
+    Tensor<float, 1, Device> d_x(device, {7});
     activation_backward(device, view(d_x), ones_s, x_s, kind);
-    CHECK(to_host(d_x) == std::vector<float>{0, 0, 0, 1, 1, 1});
+    CHECK(to_host(d_x) == std::vector<float>{0, 0, 0, 1, 1, 1, kind == Activation::relu ? 0.0f : 0.5f});
     const auto y = to_host(activation(device, x_s, kind));
     CHECK(std::abs(y[0]) == 0);
     CHECK(std::abs(y[1]) < 1e-30f);
