@@ -30,25 +30,23 @@ void train_on(const examples::TrainingOptions& options) {
 
   auto model = systems::make_clip<T>(ctx, {options.vision(), options.text(tokenizer), std::log(options.logit_scale)},
                                      nn::Initialisation::xavier);
-  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n",
-              static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
-              static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)));
+  examples::print_sizes(captioned, tokenizer, model);
 
   train::Batches batches(host, captioned.source, options.batches());
   const auto encode_images = [&](Tape<Device>& tape, const train::Batch& batch) {
     const Variable<T, 4, Device> images(convert<T>(ctx, stage(ctx, batch.images)));
     return l2_normalise(tape, model.encode_image(tape, images));
   };
-  const auto encode_texts = [&](Tape<Device>& tape, const std::vector<std::string>& texts) {
-    const auto ids = train::tokenize(host, tokenizer, texts);
-    const auto input = nn::text_input(host, ids, tokenizer.end_of_text());
-    return l2_normalise(tape, model.encode_text(tape, nn::on_device(ctx, stage, input)));
+  const auto encode_texts = [&](Tape<Device>& tape, const nn::TextInput<Device>& texts) {
+    return l2_normalise(tape, model.encode_text(tape, texts));
   };
   // The paper's loss: one caption an image.
   const auto plain_loss = [&](Tape<Device>& tape, int64_t step) {
     const train::Batch batch = batches(step);
     const auto images = encode_images(tape, batch);
-    return contrastive(tape, images, encode_texts(tape, batch.captions), model.logit_scale);
+    const auto ids = train::tokenize(host, tokenizer, batch.captions);
+    const auto texts = nn::on_device(ctx, stage, nn::text_input(host, ids, tokenizer.end_of_text()));
+    return contrastive(tape, images, encode_texts(tape, texts), model.logit_scale);
   };
   // Several texts an image.
   std::optional<data::NounFinder> finder;
@@ -59,9 +57,7 @@ void train_on(const examples::TrainingOptions& options) {
     const train::Batch batch = batches(step);
     const auto texts = train::make_text_batch(host, batch.captions, *finder, texts_options, ctx.random.draw());
     const auto images = convert<float>(tape, encode_images(tape, batch));
-    auto distinct = encode_texts(tape, texts.captions);
-    if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode_texts(tape, texts.prompts));
-    const auto each = embedding(tape, convert<float>(tape, distinct), stage(ctx, texts.rows));
+    const auto each = convert<float>(tape, train::embed_texts(tape, host, stage, tokenizer, texts, encode_texts));
     const auto cosines = matmul(tape, images, each, {}, {.transpose_b = true});
     return multi_text_contrastive(tape, cosines, stage(ctx, texts.owner), stage(ctx, texts.excluded),
                                   model.logit_scale);
@@ -71,20 +67,10 @@ void train_on(const examples::TrainingOptions& options) {
     tokenizer.save(folder);
     systems::save_clip(model, {}, folder, options.prompt);
   };
-  train::Trainer trainer(ctx, model, options.trainer());
-  const auto after_step = [&](int64_t step, double) -> io::Json {
-    if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
-    return examples::logit_scale_of(model);
+  const auto loss_of_step = [&](Tape<Device>& tape, int64_t step) {
+    return finder ? noun_loss(tape, step) : plain_loss(tape, step);
   };
-  const bool finished = finder ? trainer.run(noun_loss, after_step) : trainer.run(plain_loss, after_step);
-  if (!finished) {
-    std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
-                static_cast<long long>(trainer.step()), static_cast<long long>(options.training.steps));
-    return;
-  }
-  save(options.output);
-  std::printf("trained in %s; the model is in %s\n", train::clock_text(trainer.seconds()).c_str(),
-              options.output.c_str());
+  examples::train_and_save(ctx, model, options, options.trainer(), loss_of_step, save);
 }
 
 void run(const examples::TrainingOptions& options) {

@@ -47,27 +47,22 @@ void train_on(const examples::PaclTrainingOptions& options) {
                              .initial_logit_scale = std::log(options.logit_scale)};
   config.vision.class_token = config.vision.pre_norm = false;
   auto model = systems::make_pacl<T>(ctx, config);
-  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n",
-              static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
-              static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)));
+  examples::print_sizes(captioned, tokenizer, model);
 
   // The loss of a step.
   train::Batches batches(host, captioned.source, options.batches());
   const train::TextBatchOptions texts_options{.exclude_implied = !options.keep_implied,
                                               .prompt = [&](int noun) { return prompts[size_t(noun)]; }};
-  const auto encode = [&](Tape<Device>& tape, const std::vector<std::string>& texts) {
-    const auto ids = train::tokenize(host, tokenizer, texts);
-    const auto input = nn::text_input(host, ids, tokenizer.end_of_text());
-    return model.text_embeddings(tape, nn::on_device(ctx, stage, input));
+  const auto encode = [&](Tape<Device>& tape, const nn::TextInput<Device>& texts) {
+    return model.text_embeddings(tape, texts);
   };
   const auto loss_of_step = [&](Tape<Device>& tape, int64_t step) {
     const train::Batch batch = batches(step);
     const auto texts = train::make_text_batch(host, batch.captions, finder, texts_options, ctx.random.draw());
     const Variable<T, 4, Device> images(convert<T>(ctx, stage(ctx, batch.images)));
     const auto patches = model.patch_embeddings(tape, images);
-    auto distinct = encode(tape, texts.captions);  // apart from the prompts, which are shorter
-    if (!texts.prompts.empty()) distinct = concatenate(tape, 0, distinct, encode(tape, texts.prompts));
-    const auto phi = model.compatibility(tape, patches, embedding(tape, distinct, stage(ctx, texts.rows)));
+    const auto phi =
+        model.compatibility(tape, patches, train::embed_texts(tape, host, stage, tokenizer, texts, encode));
     return multi_text_contrastive(tape, phi, stage(ctx, texts.owner), stage(ctx, texts.excluded), model.logit_scale);
   };
 
@@ -77,19 +72,7 @@ void train_on(const examples::PaclTrainingOptions& options) {
   };
   train::TrainerOptions training = options.trainer();
   training.recipe["attention_scale"] = options.attention_scale;
-  train::Trainer trainer(ctx, model, training);
-  const bool finished = trainer.run(loss_of_step, [&](int64_t step, double) -> io::Json {
-    if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
-    return examples::logit_scale_of(model);
-  });
-  if (!finished) {
-    std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
-                static_cast<long long>(trainer.step()), static_cast<long long>(options.training.steps));
-    return;
-  }
-  save(options.output);
-  std::printf("trained in %s; the model is in %s\n", train::clock_text(trainer.seconds()).c_str(),
-              options.output.c_str());
+  examples::train_and_save(ctx, model, options, training, loss_of_step, save);
 }
 
 void run(const examples::PaclTrainingOptions& options) {

@@ -171,4 +171,39 @@ inline std::filesystem::path snapshot_folder(const TrainingOptions& options, int
   return std::filesystem::path(options.output) / "snapshots" / name;
 }
 
+/// Trains model on loss_of_step; save(folder) writes the model, for snapshots and at the end. What more() gives is
+/// added to a step's metrics.
+template <class Model, class Device, class Loss, class Save, class More>
+void train_and_save(tessera::Context<Device>& ctx, Model& model, const TrainingOptions& options,
+                    const tessera::train::TrainerOptions& training, Loss&& loss_of_step, Save&& save, More&& more) {
+  tessera::train::Trainer trainer(ctx, model, training);
+  const bool finished = trainer.run(loss_of_step, [&](int64_t step, double) -> tessera::io::Json {
+    if (const auto folder = snapshot_folder(options, step); !folder.empty()) save(folder);
+    tessera::io::Json line = logit_scale_of(model);
+    line.update(more());
+    return line;
+  });
+  if (!finished) {
+    std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
+                static_cast<long long>(trainer.step()), static_cast<long long>(training.steps));
+    return;
+  }
+  save(std::filesystem::path(options.output));
+  std::printf("trained in %s; the model is in %s\n", tessera::train::clock_text(trainer.seconds()).c_str(),
+              options.output.c_str());
+}
+template <class Model, class Device, class Loss, class Save>
+void train_and_save(tessera::Context<Device>& ctx, Model& model, const TrainingOptions& options,
+                    const tessera::train::TrainerOptions& training, Loss&& loss_of_step, Save&& save) {
+  train_and_save(ctx, model, options, training, loss_of_step, save, [] { return tessera::io::Json::object(); });
+}
+
+/// What is known before a training begins.
+template <class Model>
+void print_sizes(const tessera::train::CaptionedData& data, const tessera::data::Tokenizer& tokenizer, Model& model) {
+  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters\n", static_cast<long long>(data.source->size()),
+              data.nouns.size(), static_cast<long long>(tokenizer.vocabulary_size()),
+              static_cast<long long>(tessera::nn::parameter_count(model)));
+}
+
 }  // namespace examples
