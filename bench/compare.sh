@@ -4,6 +4,7 @@
 # both in turns and writes build/bench/compare.json and docs/benchmarks/cpu.md.
 #   bench/compare.sh [--filter REGEX] [--quick]
 # With --filter or --quick the page goes to build/bench/compare.md instead. OMP_NUM_THREADS sets the threads (2).
+# TESSERA_BENCH_COMPILE=1 has SegCLIP's peer go through torch.compile, which takes minutes before the first step.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/prerequisites.sh
@@ -21,7 +22,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     *)
-      sed -n '2,6s/^# \{0,1\}//p' "bench/compare.sh" >&2
+      sed -n '2,7s/^# \{0,1\}//p' "bench/compare.sh" >&2
       exit 1
       ;;
   esac

@@ -1,7 +1,7 @@
 // Rows of CLIP ViT-B/16's towers with random weights, forward, as they serve segmentation: nothing is recorded.
 #include <tessera/systems/clip_checkpoint.hpp>
 
-#include "row.hpp"
+#include "parameters.hpp"
 
 namespace bench {
 namespace {
@@ -13,23 +13,6 @@ struct ImageTower {
   void members(auto&& visit) { visit("visual", visual); }
 };
 
-/// Weights that keep activations at the size that trained ones have; norms and biases near 1 and 0.
-template <class Module>
-void fill_parameters(Module& module) {
-  uint64_t stream = 100;
-  nn::for_each_parameter(module, [&]<class P>(const std::string& name, P& parameter) {
-    auto& value = parameter.state().value;
-    const bool matrix = P::rank >= 2;
-    const double fan_in = matrix ? double(value.size() / value.shape[0]) : 1;
-    fill_normal(value.data, value.size(), ++stream, matrix ? 1 / std::sqrt(fan_in) : 0.1);
-    const bool gain = name.find("ln_") != std::string::npos && name.ends_with("weight");
-    if (gain)
-      for (int64_t i = 0; i < value.size(); ++i)
-        value.data[i] = narrow<typename P::value_type>(1 + widen(value.data[i]));
-  });
-  nn::set_requires_grad(module, false);
-}
-
 template <class T>
 void add_image_tower(int64_t items, int64_t side) {
   add_row(row_name<T>("clip_vit_b16_image", "forward", sentence("b", items, "_", side)), [=](Row& row) {
@@ -37,6 +20,7 @@ void add_image_tower(int64_t items, int64_t side) {
     const auto tower = std::make_shared<ImageTower<T>>(
         ImageTower<T>{nn::make_vision_transformer<T>(row.ctx, config, nn::Initialisation::none)});
     fill_parameters(*tower);
+    nn::set_requires_grad(*tower, false);
     row.more_inputs = [tower] { return systems::stored_parameters(*tower, systems::huggingface_names); };
     const Variable<T, 4> images(row.input<T>("images", Shape<4>{items, 3, side, side}));
     const auto embeddings = row.output<T>("embeddings", Shape<2>{items, config.embed_dim});
@@ -58,6 +42,7 @@ void add_text_tower(int64_t items, int64_t length) {
     const auto tower = std::make_shared<nn::TextTransformer<T>>(
         nn::make_text_transformer<T>(row.ctx, config, nn::Initialisation::none));
     fill_parameters(*tower);
+    nn::set_requires_grad(*tower, false);
     row.more_inputs = [tower] { return systems::stored_parameters(*tower, systems::huggingface_names); };
     const auto ids = row.numbers("ids", Shape<2>{items, config.context_length}, 49000);
     for (int64_t i = 0; i < items; ++i) {

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 import operations
-import superpixels  # noqa: F401  (registers its peers)
+import segclip  # noqa: F401  (registers its peers)
+import superpixels  # noqa: F401
 import towers  # noqa: F401
 
 # Largest difference of two outputs over the largest value of ours. bfloat16 keeps 8 bits; a tower rounds to it
@@ -37,6 +38,8 @@ TARGETS = [
     (r"^contrastive/both/.*/4096x512$", 2.0),
     (r"^upsample_argmax/.*to448$", 10.0),
     (r"^pacl_demo/", 2.0),
+    (r"^segclip_demo/", 3.0),
+    (r"^segclip_vit_b16/", 2.0),
     (r"^felzenszwalb/", 3.0),
 ]
 
@@ -172,7 +175,9 @@ def report(rows, facts):
     lines += [f"| {key} | {value} |" for key, value in facts.items() if key != "rounds"]
     lines += ["", "Rerun: `bench/compare.sh` (all rows), `bench/compare.sh --filter '^attention/'`, `--quick` for one short "
               "round. Numbers taken under load say little: the load average above is of the whole machine.", "",
-              "felzenszwalb's peer is scikit-image; both run on one thread there.", "",
+              "felzenszwalb's peer is scikit-image; both run on one thread there. SegCLIP's steps take noise, masking and "
+              "superpixels as inputs; their gradient norm is compared over the parameters behind the groups (rounding "
+              "decides about the others' gradients where a group has one patch).", "",
               "Backward rows: ours recomputes what it does not keep; PyTorch's times are autograd's backward pass alone over "
               "a graph that is kept.", ""]
     done = [row for row in rows if row["ratio"]]

@@ -359,10 +359,15 @@ def gumbel_softmax_draw(inputs, name):
     return forward(lambda logits: F.gumbel_softmax(logits, 0.9, hard=True), {"logits": inputs["logits"]}, "assignment")
 
 
+def assignment_pool_mean(value, assignment):
+    """Means of value [B, N, C] by the weights assignment [B, N, G]: [B, G, C]."""
+    return assignment.mT @ value / assignment.sum(1).clamp(min=1)[..., None]
+
+
 @peer("assignment_pool/forward", "assignment_pool/backward")
 def assignment_pool(inputs, name):
     inputs = {key: value for key, value in inputs.items() if key != "choice"}
-    function = lambda value, assignment: assignment.mT @ value / assignment.sum(1).clamp(min=1)[..., None]
+    function = assignment_pool_mean
     if name.split("/")[1] == "forward":
         return forward(function, inputs, "pooled")
     return backward(function, inputs, ["value", "assignment"], "d_pooled")
