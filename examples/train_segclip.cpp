@@ -58,8 +58,10 @@ systems::Segclip<T, Device> around_trained(Context<Device>& ctx, const examples:
     return systems::make_segclip<T>(ctx, model_config(options, blocks), std::move(model.visual), std::move(model.text),
                                     std::move(model.logit_scale));
   };
-  if (systems::describe_checkpoint(options.init).model_type == "pacl")
-    return around(systems::load_pacl<T>(ctx, options.init));
+  const std::string type = systems::describe_checkpoint(options.init).model_type;
+  require(type != "segclip", "--init ", options.init,
+          " is a SegCLIP; name a CLIP or PACL, whose towers it starts from");
+  if (type == "pacl") return around(systems::load_pacl<T>(ctx, options.init));
   return around(systems::load_clip<T>(ctx, options.init));
 }
 
@@ -88,6 +90,8 @@ void train_on(const examples::SegclipTrainingOptions& options) {
   };
   auto model = trained_before ? around_trained<T>(ctx, options, statistics) : random_model();
   const auto& vision = model.config.vision;
+  if (model.config.reconstruction)
+    nn::visible_patches(vision.grid() * vision.grid(), model.config.mask_ratio);  // throws
   if (trained_before)
     nn::for_each_parameter(model, [&](const std::string& name, auto& parameter) {
       const bool frozen = systems::segclip_pace(name) == systems::SegclipPace::frozen;
