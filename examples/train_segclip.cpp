@@ -97,11 +97,9 @@ void train_on(const examples::SegclipTrainingOptions& options) {
       const bool frozen = systems::segclip_pace(name) == systems::SegclipPace::frozen;
       parameter.state().requires_grad = !frozen || options.follows_paper("embeddings");
     });
-  std::printf("%lld pictures, %zu nouns, %lld tokens, %lld parameters; %lld groups after block %lld of %lld\n",
-              static_cast<long long>(captioned.source->size()), captioned.nouns.size(),
-              static_cast<long long>(tokenizer.vocabulary_size()), static_cast<long long>(nn::parameter_count(model)),
-              static_cast<long long>(model.config.group.centres), static_cast<long long>(model.config.group_layer),
-              static_cast<long long>(vision.transformer.layers));
+  examples::print_sizes(captioned, tokenizer, model);
+  std::printf("%lld groups after block %lld of %lld\n", static_cast<long long>(model.config.group.centres),
+              static_cast<long long>(model.config.group_layer), static_cast<long long>(vision.transformer.layers));
 
   train::BatchOptions batch_options = options.batches();
   batch_options.image_size = int(vision.image_size);
@@ -183,21 +181,11 @@ void train_on(const examples::SegclipTrainingOptions& options) {
       const bool fast = systems::segclip_pace(name) == systems::SegclipPace::fast;
       return {fast ? 1 : options.slow, name.find("bias") == std::string::npos};
     };
-  train::Trainer trainer(ctx, model, training);
-  const bool finished = trainer.run(loss_of_step, [&](int64_t step, double) -> io::Json {
-    if (const auto folder = examples::snapshot_folder(options, step); !folder.empty()) save(folder);
-    io::Json line = examples::logit_scale_of(model);
-    for (const auto& [name, loss] : parts) line[name] = to_host(view(loss.value()))[0];
-    return line;
+  examples::train_and_save(ctx, model, options, training, loss_of_step, save, [&] {
+    io::Json losses;
+    for (const auto& [name, loss] : parts) losses[name] = to_host(view(loss.value()))[0];
+    return losses;
   });
-  if (!finished) {
-    std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
-                static_cast<long long>(trainer.step()), static_cast<long long>(options.training.steps));
-    return;
-  }
-  save(options.output);
-  std::printf("trained in %s; the model is in %s\n", train::clock_text(trainer.seconds()).c_str(),
-              options.output.c_str());
 }
 
 void run(const examples::SegclipTrainingOptions& options) {
