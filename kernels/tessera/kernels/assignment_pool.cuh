@@ -242,14 +242,17 @@ struct InverseOfMass {
   float epsilon;
   TESSERA_DEVICE float operator()(float mass) const { return 1.0f / detail::pool_divisor(mass, divisor, epsilon); }
 };
-template <class T>
-struct AssignmentGradient {
+/// What the divisor of a group adds to the gradient of each of its assignments.
+struct PathGradient {
   PoolDivisor divisor;
   float epsilon;
-  TESSERA_DEVICE T operator()(float product, float path, float mass) const {
-    return narrow<T>(product - path * detail::pool_divisor_derivative(mass, divisor) /
-                                   detail::pool_divisor(mass, divisor, epsilon));
+  TESSERA_DEVICE float operator()(float path, float mass) const {
+    return path * detail::pool_divisor_derivative(mass, divisor) / detail::pool_divisor(mass, divisor, epsilon);
   }
+};
+template <class T>
+struct AssignmentGradient {
+  TESSERA_DEVICE T operator()(float product, float path) const { return narrow<T>(product - path); }
 };
 
 /// Numbers for sum_axis(): assignment times product.
@@ -349,10 +352,12 @@ struct Backend<op::assignment_pool, kernels::KernelDevice> {
     const int64_t of_item = shape.tokens * groups;
     kernels::sum_axis(name, ctx, path.data, kernels::PoolPath<T>{assignment.data, products.data},
                       {items, shape.tokens, groups, of_item, groups, 1});
+    kernels::elementwise(name, ctx, kernels::PathGradient{options.divisor, epsilon}, {all, {step, step, step}},
+                         path.data, static_cast<const float*>(path.data), mass.data);
     const Shape<3> contiguous{of_item, groups, 1}, of_group{groups, 0, 1};
-    kernels::elementwise(name, ctx, kernels::AssignmentGradient<T>{options.divisor, epsilon},
-                         {assignment.shape, {contiguous, contiguous, of_group, of_group}}, d_assignment.data,
-                         static_cast<const float*>(products.data), static_cast<const float*>(path.data), mass.data);
+    kernels::elementwise(name, ctx, kernels::AssignmentGradient<T>{},
+                         {assignment.shape, {contiguous, contiguous, of_group}}, d_assignment.data,
+                         static_cast<const float*>(products.data), static_cast<const float*>(path.data));
   }
 
  private:
