@@ -38,12 +38,13 @@ struct Walls : ProgramFolder {
                              std::vector<std::pair<std::string, std::string>> usual = {}) {
     for (const auto& option : std::vector<std::pair<std::string, std::string>>{{"--data", "captions.tsv"},
                                                                                {"--nouns", "nouns.txt"},
+                                                                               {"--image-size", "16"},
                                                                                {"--patch-size", "4"},
                                                                                {"--width", "16"},
                                                                                {"--layers", "3"}})
       usual.push_back(option);
     std::string text = sentence(program, " --output ", output, " --steps ", steps,
-                                " --batch 4 --save-every 7 --image-size 16 --text-layers 1 --heads 2 --embed-dim 8 "
+                                " --batch 4 --save-every 7 --text-layers 1 --heads 2 --embed-dim 8 "
                                 "--vocabulary 600 --context-length 12 --threads 1 ");
     for (const auto& [name, value] : usual)
       if (more.find(name + " ") == std::string::npos) text += sentence(name, " ", value, " ");
@@ -144,8 +145,9 @@ TEST_CASE("segclip: a model trained on a PACL's towers segments, shows its group
 TEST_CASE("segclip: scenes bring their own nouns, and the paper's ways train too", "[programs]") {
   if (!programs_are_there()) return;
   const Walls folder;
-  const auto outcome = folder.succeed(
-      Walls::segclip("model", 2, "--data scenes:classic --nouns '' --scenes 16 --paper all --mixed-keys --soft"));
+  const auto outcome = folder.succeed(Walls::segclip(
+      "model", 2,
+      "--data scenes:classic --nouns '' --scenes 16 --image-size 32 --patch-size 8 --paper all --mixed-keys --soft"));
   CHECK(outcome.out.find("16 pictures, 48 nouns") == 0);
   CHECK(io::read_json(folder.root / "model" / "config.json")["segclip_config"]["paper_superpixels"] == true);
 }
