@@ -1,11 +1,10 @@
 // All kernels, for the device that this file is compiled for.
 #pragma once
-#include <tessera/device/conv2d.cuh>
-#include <tessera/device/matmul.cuh>
 #include <tessera/kernels/adamw.cuh>
 #include <tessera/kernels/assignment_pool.cuh>
 #include <tessera/kernels/attention.cuh>
 #include <tessera/kernels/contrastive.cuh>
+#include <tessera/kernels/conv2d.cuh>
 #include <tessera/kernels/cross_entropy.cuh>
 #include <tessera/kernels/elementwise.cuh>
 #include <tessera/kernels/embedding.cuh>
@@ -14,6 +13,7 @@
 #include <tessera/kernels/interpolate.cuh>
 #include <tessera/kernels/layernorm.cuh>
 #include <tessera/kernels/masked_mse.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/kernels/pair_compatibility.cuh>
 #include <tessera/kernels/patches.cuh>
 #include <tessera/kernels/rearrange.cuh>

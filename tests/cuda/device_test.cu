@@ -1,5 +1,5 @@
 // The Cuda device itself: memory, streams, events, staging, graphs of whole steps, and how it fails.
-#include <tessera/device/matmul.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/kernels/elementwise.cuh>
 #include <tessera/kernels/layernorm.cuh>
 

@@ -1,6 +1,6 @@
 // Convolution on kernels' devices agrees with Cpu: cuDNN on a GPU; on the emulated device Cpu's own products, with the
 // bias and its gradient in kernels.
-#include <tessera/device/conv2d.cuh>
+#include <tessera/kernels/conv2d.cuh>
 
 #include "support/catch.hpp"
 #include "support/kernels.hpp"

@@ -1,5 +1,5 @@
 // The matrix product on Device: the Cpu's on copies, and its bias' and activation's gradients as kernels.
-#include <tessera/device/matmul.cuh>
+#include <tessera/kernels/matmul.cuh>
 
 #include "support/catch.hpp"
 #include "support/kernels.hpp"

@@ -1,5 +1,5 @@
 // L2 normalisation's kernels, run by the emulator, agree with Cpu.
-#include <tessera/device/matmul.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/kernels/similarity.cuh>
 
 #include "support/catch.hpp"

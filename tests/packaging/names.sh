@@ -13,7 +13,6 @@ missing() {
 declare -A excepted=(
   ["upsample_argmax autograd"]="its result is a class number, which has no gradient"
   ["adamw autograd"]="a step of the optimiser is not recorded"
-  ["adamw test"]="tests/optim/adamw_test.cpp"
 )
 # Files of these folders that are no operation's, with what they are.
 declare -A helpers=(

@@ -1,5 +1,5 @@
 // The emulator's own rules: meetings of lanes, order of memory, guards, copies, streams, counters, errors.
-#include <tessera/device/matmul.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/simt/machine.hpp>
 
 #include "simt/emulator_kernels.cuh"

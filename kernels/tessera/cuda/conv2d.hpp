@@ -1,7 +1,7 @@
 // Convolution on the GPU: cuDNN, where the program was built with it (TESSERA_CUDNN is defined; CMake's option of that
 // name). The bias and its gradient are kernels.
 #pragma once
-#include <tessera/kernels/channel_bias.cuh>
+#include <tessera/kernels/conv2d.cuh>
 #include <tessera/kernels/rearrange.cuh>
 #include <tessera/ops/conv2d.hpp>
 #if defined(TESSERA_CUDNN)

@@ -2,7 +2,7 @@
 // kernel after it.
 #pragma once
 #include <tessera/cuda/blas.hpp>
-#include <tessera/kernels/bias_activation.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/ops/matmul.hpp>
 
 namespace tessera {

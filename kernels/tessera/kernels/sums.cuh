@@ -29,7 +29,7 @@ struct SumShape {
   float factor = 1;
 };
 
-/// Numbers to be summed, by their place in an array. A source may compute them (bias_activation.cuh).
+/// Numbers to be summed, by their place in an array. A source may compute them (matmul.cuh).
 template <class T>
 struct ArraySource {
   const T* x;

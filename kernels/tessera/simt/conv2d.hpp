@@ -1,7 +1,7 @@
 // Convolution on the Simt device. On a GPU it is the library's (cuDNN); here the Cpu implementation serves it, on
 // copies, as a call that is queued on the context's stream. The bias and its gradient are kernels, as on a GPU.
 #pragma once
-#include <tessera/kernels/channel_bias.cuh>
+#include <tessera/kernels/conv2d.cuh>
 #include <tessera/ops/conv2d.hpp>
 #include <tessera/simt/library.hpp>
 

@@ -2,7 +2,7 @@
 // it, on copies, as a call that is queued on the context's stream. What no library fuses, the gradients of bias and
 // activation, are kernels here as well.
 #pragma once
-#include <tessera/kernels/bias_activation.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/ops/matmul.hpp>
 #include <tessera/simt/library.hpp>
 

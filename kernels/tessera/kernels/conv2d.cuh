@@ -1,7 +1,7 @@
-// A bias for each channel of maps [B, C, …], where a convolution's library leaves it out: added to the maps, and its
-// gradient.
+// Convolution on kernels' devices: products by the library of the device (included at the end); here the bias of each
+// channel of maps [B, C, …], which the library leaves out: added to the maps, and its gradient.
 #pragma once
-#include <tessera/kernels/bias_activation.cuh>
+#include <tessera/kernels/matmul.cuh>
 #include <tessera/kernels/sums.cuh>
 
 namespace tessera::kernels {
@@ -25,3 +25,5 @@ void channel_bias_gradient(Context<KernelDevice>& ctx, float* d_bias, const Tens
 
 }  // namespace TESSERA_PROVIDER
 }  // namespace tessera::kernels
+
+#include <tessera/device/conv2d.cuh>

@@ -1,4 +1,5 @@
-// What surrounds a matrix product where the library has no epilogue for it: y = activation(x + bias) after it, and
+// The matrix product on kernels' devices: by the library of the device (included at the end). Here, what surrounds it
+// where the library has no epilogue: y = activation(x + bias) after it, and
 // before its backward pass the gradient of the activation together with that of the bias, in one reading of d_y.
 // cuBLASLt has GELU by tanh alone, neither quick GELU nor GELU by erf.
 #pragma once
@@ -81,3 +82,5 @@ void bias_activation_gradient(Context<KernelDevice>& ctx, T* d_x, float* d_bias,
 
 }  // namespace TESSERA_PROVIDER
 }  // namespace tessera::kernels
+
+#include <tessera/device/matmul.cuh>
