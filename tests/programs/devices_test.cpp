@@ -13,22 +13,8 @@ using namespace tessera_test;
 
 namespace {
 
-/// Six small pictures in a table of captions, and a list of nouns.
-struct Captions : ProgramFolder {
-  Captions() {
-    std::string table;
-    const std::vector<std::string> colours = {"red", "green", "blue"};
-    for (int i = 0; i < 6; ++i) {
-      data::Image image(16, 16, 3, 30);
-      for (int y = 0; y < 16; ++y)
-        for (int x = i; x < 16; ++x) image.at(x, y)[i % 3] = uint8_t(200 + i);
-      const std::string name = sentence("p", i, ".png");
-      data::write_image(root / name, image);
-      table += name + "\ta photo of a " + colours[size_t(i % 3)] + " wall\n";
-    }
-    io::write_text(root / "captions.tsv", table);
-    io::write_text(root / "nouns.txt", "red wall\ngreen wall\nblue wall\n");
-  }
+struct Captions : CaptionFolder {
+  Captions() : CaptionFolder(6) {}
   /// The losses of a training run.
   std::vector<double> train(const std::string& program, const std::string& more, const std::string& output) const {
     succeed(sentence(program, " --data captions.tsv --output ", output,

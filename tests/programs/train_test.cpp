@@ -13,22 +13,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Twelve small pictures in a table of captions, and a list of nouns.
-struct Captions : ProgramFolder {
-  Captions() {
-    std::string table;
-    const std::vector<std::string> colours = {"red", "green", "blue"};
-    for (int i = 0; i < 12; ++i) {
-      data::Image image(16, 16, 3, 30);
-      for (int y = 0; y < 16; ++y)
-        for (int x = i; x < 16; ++x) image.at(x, y)[i % 3] = uint8_t(200 + i);
-      const std::string name = sentence("p", i, ".png");
-      data::write_image(root / name, image);
-      table += name + "\ta photo of a " + colours[size_t(i % 3)] + " wall\n";
-    }
-    io::write_text(root / "captions.tsv", table);
-    io::write_text(root / "nouns.txt", "red wall\ngreen wall\nblue wall\n");
-  }
+struct Captions : CaptionFolder {
+  Captions() : CaptionFolder(12) {}
   static std::string command(const std::string& program, const std::string& output, int steps = 60) {
     return sentence(program, " --data captions.tsv --nouns nouns.txt --output ", output, " --steps ", steps,
                     " --batch 4 --save-every 7 --image-size 16 --patch-size 8 --width 16 --layers 1 --text-layers 1 "

@@ -11,6 +11,7 @@
 
 #include <support/catch.hpp>
 #include <support/skip.hpp>
+#include <tessera/data/image.hpp>
 #include <tessera/io/files.hpp>
 
 namespace tessera_test {
@@ -61,6 +62,24 @@ struct ProgramFolder {
   size_t files() const {
     namespace fs = std::filesystem;
     return size_t(std::distance(fs::recursive_directory_iterator(root), fs::recursive_directory_iterator()));
+  }
+};
+
+/// With so many small pictures in a table of captions, and a list of nouns.
+struct CaptionFolder : ProgramFolder {
+  explicit CaptionFolder(int pictures) {
+    std::string table;
+    const std::vector<std::string> colours = {"red", "green", "blue"};
+    for (int i = 0; i < pictures; ++i) {
+      tessera::data::Image image(16, 16, 3, 30);
+      for (int y = 0; y < 16; ++y)
+        for (int x = i; x < 16; ++x) image.at(x, y)[i % 3] = uint8_t(200 + i);
+      const std::string name = tessera::sentence("p", i, ".png");
+      tessera::data::write_image(root / name, image);
+      table += name + "\ta photo of a " + colours[size_t(i % 3)] + " wall\n";
+    }
+    tessera::io::write_text(root / "captions.tsv", table);
+    tessera::io::write_text(root / "nouns.txt", "red wall\ngreen wall\nblue wall\n");
   }
 };
 
