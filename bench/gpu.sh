@@ -163,35 +163,35 @@ run_tests() {
   done
   return $failed
 }
-# Small programs first: a tool slows a kernel a hundredfold.
-sanitizer() {
-  local tool name status failed=0 small="conformance layernorm softmax reduce rearrange tokens embedding patches similarity attention"
-  local program
+# A tool slows a kernel a hundredfold: several programs at once, the small ones first.
+sanitize() {  # TOOL NAME
+  local tool=$1 name=$2 log=$out/sanitizer_$1_$2.log status=0 program
   program=$(command -v compute-sanitizer || echo "$cuda/bin/compute-sanitizer")
-  for tool in memcheck racecheck synccheck initcheck; do
-    for name in $small; do
-      if [ $dry = 1 ]; then
-        echo "  timeout --foreground 15 $program --tool $tool --error-exitcode 9 $build/test_$name"
-        continue
-      fi
-      status=0
-      timeout --foreground 15 "$program" --tool $tool --error-exitcode 9 "$build/test_$name" >"$out/sanitizer_${tool}_$name.log" 2>&1 || status=$?
-      case $status in
-        0) echo "$tool $name: clean" ;;
-        124) echo "$tool $name: clean for the 15 s that it was given" ;;
-        *)
-          echo "$tool $name: exit status $status: $(grep -m1 -E '=+ (Invalid|Error|Race|Barrier|Uninit|.*hazard)' "$out/sanitizer_${tool}_$name.log")"
-          failed=1
-          ;;
-      esac
-    done
-  done
-  return $failed
+  local command=(timeout --foreground 20 "$program" --tool "$tool" --error-exitcode 9 "$build/test_$name")
+  if [ $dry = 1 ]; then
+    echo "  ${command[*]}"
+    return
+  fi
+  "${command[@]}" >"$log" 2>&1 || status=$?
+  case $status in
+    0) echo "$tool $name: clean" ;;
+    124) echo "$tool $name: clean for the 20 s that it was given" ;;
+    *)
+      echo "$tool $name: exit status $status: $(grep -m1 -E '=+ (Invalid|Error|Race|Barrier|Uninit|.*hazard)' "$log")"
+      return 1
+      ;;
+  esac
+}
+sanitizer() {
+  local tool name small="conformance layernorm softmax reduce rearrange tokens embedding patches similarity attention"
+  for name in $small $tests; do
+    for tool in memcheck racecheck synccheck initcheck; do echo "$tool $name"; done
+  done | awk '!seen[$0]++' | xargs -P "$([ $dry = 1 ] && echo 1 || echo $(((jobs + 1) / 2)))" -L 1 bash -c 'sanitize "$1" "$2"' sanitize
 }
 bench() {
   do_ "$python" bench/gpu/peers.py --program "$build/tessera_gpu_bench" --output "$out" --commit "$commit" --seconds "${1:-150}"
 }
-export -f machine conformance run_tests sanitizer bench do_ build_all run_lines objects test_objects programs
+export -f machine conformance run_tests sanitize sanitizer bench do_ build_all run_lines objects test_objects programs
 export dry out build bundle python CXX jobs nvcc cuda architecture commit includes host device libraries common_objects tests
 
 if [ $dry = 0 ]; then
