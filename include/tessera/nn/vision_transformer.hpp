@@ -13,7 +13,7 @@ namespace tessera::nn {
 struct VisionConfig {
   int64_t image_size = 224, patch_size = 16, channels = 3;
   TransformerConfig transformer = {.width = 768, .layers = 12, .heads = 12};
-  int64_t embed_dim = 512;
+  int64_t embed_dim = 512;  ///< 0: no projection
   bool class_token = true;  ///< a class token before the patches
   bool pre_norm = true;     ///< ln_pre before the blocks
 
@@ -48,7 +48,7 @@ struct VisionTransformer {
   VisionConfig config;
   Parameter<T, 1, Device> class_embedding;       // [C] or absent
   Parameter<T, 2, Device> positional_embedding;  // [1 + grid * grid, C], without the 1 where there is no class token
-  Parameter<T, 2, Device> proj;                  // [C, E]
+  Parameter<T, 2, Device> proj;                  // [C, E] or absent
   PatchConvolution conv1;
   Layernorm<T, Device> ln_pre, ln_post;
   Transformer<T, Device> transformer;
@@ -130,8 +130,11 @@ struct VisionTransformer {
   }
   /// ln_post and projection of all tokens but the class token.
   Variable<T, 3, Device> project_patches(Tape<Device>& tape, const Variable<T, 3, Device>& tokens) const {
-    const auto patches = config.class_token ? slice(tape, tokens, 1, 1, tokens.shape()[1]) : tokens;
-    return matmul(tape, ln_post(tape, patches), proj);
+    return matmul(tape, ln_post(tape, patches_of(tape, tokens)), proj);
+  }
+  /// All tokens but the class token.
+  Variable<T, 3, Device> patches_of(Tape<Device>& tape, const Variable<T, 3, Device>& tokens) const {
+    return config.class_token ? slice(tape, tokens, 1, 1, tokens.shape()[1]) : tokens;
   }
 };
 
@@ -150,8 +153,9 @@ VisionTransformer<T, Device> make_vision_transformer(Context<Device>& ctx, const
   if (config.class_token) v.class_embedding = normal<T, 1>(ctx, {width}, deviation);
   v.positional_embedding =
       normal<T, 2>(ctx, {config.grid() * config.grid() + (config.class_token ? 1 : 0), width}, deviation);
-  v.proj = clip ? normal<T, 2>(ctx, {width, config.embed_dim}, deviation)
-                : xavier_uniform<T>(ctx, {width, config.embed_dim});
+  if (config.embed_dim > 0)
+    v.proj = clip ? normal<T, 2>(ctx, {width, config.embed_dim}, deviation)
+                  : xavier_uniform<T>(ctx, {width, config.embed_dim});
   // PyTorch's convolution default: uniform with bound 1 / sqrt(inputs of one output).
   v.conv1.weight = uniform<T, 4>(ctx, {width, config.channels, patch, patch}, std::pow(double(inputs), -0.5));
   if (!clip) v.conv1.bias = uniform<A, 1>(ctx, {width}, std::pow(double(inputs), -0.5));

@@ -2,6 +2,7 @@
 // names in one safetensors file. Tessera's own names are OpenAI's; Hugging Face splits the packed query/key/value
 // projection in three and stores the two output projections transposed.
 #pragma once
+#include <array>
 #include <filesystem>
 #include <optional>
 
@@ -37,6 +38,22 @@ inline bool replace(std::string& text, std::string_view from, std::string_view t
   return true;
 }
 
+/// The parts of a packed projection of queries, keys and values; their names stand in place of the name's "@".
+inline std::vector<StoredPart> packed_thirds(const std::string& name, const std::vector<int64_t>& shape,
+                                             const std::array<const char*, 3>& which) {
+  std::vector<StoredPart> parts;
+  std::vector<int64_t> third = shape;
+  third.at(0) /= 3;
+  int64_t size = 1;
+  for (int64_t extent : third) size *= extent;
+  for (const char* one : which) {
+    std::string part = name;
+    replace(part, "@", one);
+    parts.push_back({part, third, int64_t(parts.size()) * size, false});
+  }
+  return parts;
+}
+
 /// Activations by the names of Hugging Face's configurations.
 inline Activation activation_from_name(const io::JsonView& config, const std::string& otherwise) {
   const std::string name = config.get_or<std::string>("hidden_act", otherwise);
@@ -52,14 +69,15 @@ inline std::string activation_config_name(Activation activation) {
 
 inline constexpr int64_t largest_extent = int64_t(1) << 20;
 
-inline nn::TransformerConfig huggingface_tower(const io::JsonView& c, int64_t width, int64_t hidden, int64_t heads) {
+inline nn::TransformerConfig huggingface_tower(const io::JsonView& c, int64_t width, int64_t hidden, int64_t heads,
+                                               const char* activation = "quick_gelu", double epsilon = 1e-5) {
   nn::TransformerConfig t;
   t.width = c.has("hidden_size") ? c.get<int64_t>("hidden_size", 1, largest_extent) : width;
   t.mlp_width = c.has("intermediate_size") ? c.get<int64_t>("intermediate_size", 1, largest_extent) : hidden;
   t.layers = c.has("num_hidden_layers") ? c.get<int64_t>("num_hidden_layers", 1, 1000) : 12;
   t.heads = c.has("num_attention_heads") ? c.get<int64_t>("num_attention_heads", 1, 4096) : heads;
-  t.activation = activation_from_name(c, "quick_gelu");
-  t.epsilon = c.get_or<double>("layer_norm_eps", 1e-5);
+  t.activation = activation_from_name(c, activation);
+  t.epsilon = c.get_or<double>("layer_norm_eps", epsilon);
   require<IoError>(t.epsilon > 0 && t.epsilon < 1, c.name(), ".layer_norm_eps is ", t.epsilon,
                    "; it must lie between 0 and 1");
   require<IoError>(t.width % t.heads == 0, c.name(), ": hidden_size ", t.width, " is not a multiple of ", t.heads,
@@ -95,19 +113,8 @@ inline std::vector<StoredPart> huggingface_names(const std::string& name, const 
   replace(stored, ".ln_2.", ".layer_norm2.");
   replace(stored, ".mlp.c_fc.", ".mlp.fc1.");
   replace(stored, ".mlp.c_proj.", ".mlp.fc2.");
-  if (replace(stored, ".attn.in_proj_", ".self_attn.@_proj.")) {
-    std::vector<StoredPart> parts;
-    std::vector<int64_t> third = shape;
-    third.at(0) /= 3;
-    int64_t size = 1;
-    for (int64_t extent : third) size *= extent;
-    for (std::string_view which : {"q", "k", "v"}) {
-      std::string part = stored;
-      replace(part, "@", which);
-      parts.push_back({part, third, int64_t(parts.size()) * size, false});
-    }
-    return parts;
-  }
+  if (replace(stored, ".attn.in_proj_", ".self_attn.@_proj."))
+    return detail::packed_thirds(stored, shape, {"q", "k", "v"});
   replace(stored, ".attn.out_proj.", ".self_attn.out_proj.");
   return {{stored, shape}};
 }
@@ -321,8 +328,8 @@ struct LoadedClip {
 
 namespace detail {
 
-inline ImageStatistics read_statistics(const io::JsonView& json, const char* mean, const char* deviation) {
-  ImageStatistics statistics;
+inline ImageStatistics read_statistics(const io::JsonView& json, const char* mean, const char* deviation,
+                                       ImageStatistics statistics = {}) {
   for (size_t c = 0; c < 3; ++c) {
     if (json.has(mean)) statistics.mean[c] = json[mean][c].as<float>();
     if (json.has(deviation)) statistics.deviation[c] = json[deviation][c].as<float>();
@@ -333,17 +340,19 @@ inline ImageStatistics read_statistics(const io::JsonView& json, const char* mea
 
 /// Refuses a configuration of a model much larger than the file, before memory is asked for. (Smaller differences are
 /// left to load_module, which names each parameter that does not fit.)
-inline void check_parameter_count(const ClipConfig& config, const std::string& what, const io::TensorSource& source) {
+inline void check_parameter_count(int64_t described, const std::string& what, const io::TensorSource& source) {
   int64_t stored = 0;
   for (const auto& name : source.names()) {
     int64_t elements = 1;
     for (int64_t extent : source.shape(name)) elements *= extent;
     stored += elements;
   }
-  const int64_t described = config.vision.parameter_count() + config.text.parameter_count();
   require<IoError>(described / 2 <= stored + (1 << 20), what, " describes a model of ", described, " parameters; ",
                    source.description(), " holds ", stored,
-                   ": sizes in vision_config or text_config do not belong to these weights");
+                   ": sizes in the configuration do not belong to these weights");
+}
+inline void check_parameter_count(const ClipConfig& config, const std::string& what, const io::TensorSource& source) {
+  check_parameter_count(config.vision.parameter_count() + config.text.parameter_count(), what, source);
 }
 
 /// Buffers and dropped entries that published files carry beside the parameters.
@@ -497,19 +506,21 @@ struct ModelFolder {
   }
 };
 
-/// Opens a folder, or a .safetensors file with config.json beside it, whose model_type is `type`. Throws IoError with a
-/// sentence.
-inline ModelFolder open_model_folder(const std::filesystem::path& path, const std::string& type) {
+/// Opens a folder, or a .safetensors file with config.json beside it, whose model_type is `type`; `statistics` where
+/// preprocessor_config.json does not tell. Throws IoError with a sentence.
+inline ModelFolder open_model_folder(const std::filesystem::path& path, const std::string& type,
+                                     const ImageStatistics& statistics = {}) {
   std::error_code ignored;
   const std::filesystem::path folder = std::filesystem::is_directory(path, ignored) ? path : path.parent_path();
-  ModelFolder opened{folder / "config.json", io::read_json(folder / "config.json"), io::TensorSource::open(path), {}};
+  ModelFolder opened{folder / "config.json", io::read_json(folder / "config.json"), io::TensorSource::open(path),
+                     statistics};
   const std::string stored = opened.config().get<std::string>("model_type");
   require<IoError>(stored == type, opened.config_path.string(), ": model_type is \"", stored, "\", not \"", type, "\"");
   const std::filesystem::path preprocessor_path = folder / "preprocessor_config.json";
   if (std::filesystem::exists(preprocessor_path, ignored)) {
     const io::Json preprocessor = io::read_json(preprocessor_path);
-    opened.statistics =
-        detail::read_statistics(io::JsonView(preprocessor, preprocessor_path.string()), "image_mean", "image_std");
+    opened.statistics = detail::read_statistics(io::JsonView(preprocessor, preprocessor_path.string()), "image_mean",
+                                                "image_std", statistics);
   }
   return opened;
 }

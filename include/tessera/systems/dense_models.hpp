@@ -11,6 +11,7 @@
 
 #include <tessera/segmentation/predictor.hpp>
 #include <tessera/systems/maskclip.hpp>
+#include <tessera/systems/on_device.hpp>
 #include <tessera/systems/pacl.hpp>
 #include <tessera/systems/segclip_checkpoint.hpp>
 #include <tessera/systems/segclip_readout.hpp>
@@ -19,23 +20,16 @@ namespace tessera::systems {
 
 namespace detail {
 
-template <class To, class From, int Rank>
-Tensor<To, Rank> converted(Context<Cpu>& ctx, const TensorView<From, Rank>& from) {
-  Tensor<To, Rank> to(ctx, from.shape);
-  for (int64_t i = 0; i < to.size(); ++i) to.data[i] = narrow<To>(accumulate_t<To>(widen(from.data[i])));
-  return to;
-}
-
 /// What the systems with two towers have in common.
 template <class T, class Device, class Model>
-class TwoTowers : public segmentation::DenseModel {
+class TwoTowers : public segmentation::DenseModel, protected OnDevice<T, Device> {
  public:
   TwoTowers(const Context<Device>& device, Model model, const data::ImageStatistics& statistics)
-      : device_(device), model_(std::move(model)), statistics_(statistics) {}
+      : OnDevice<T, Device>(device), model_(std::move(model)), statistics_(statistics) {}
 
   Tensor<float, 2> encode_text(Context<Cpu>& ctx, const Tensor<int32_t, 2>& ids) const override {
-    Tape<Device> tape(device(ctx), false);
-    return to_floats(ctx, model_.text(tape, upload(ctx, ids)).value());
+    Tape<Device> tape(this->device(ctx), false);
+    return this->to_floats(ctx, model_.text(tape, this->upload(ctx, ids)).value());
   }
   int64_t image_size() const override { return model_.visual.config.image_size; }
   int64_t patch_size() const override { return model_.visual.config.patch_size; }
@@ -45,33 +39,6 @@ class TwoTowers : public segmentation::DenseModel {
   data::ImageStatistics statistics() const override { return statistics_; }
 
  protected:
-  /// Where the towers compute: on Cpu in the caller's context, so that threads may use one model.
-  Context<Device>& device([[maybe_unused]] Context<Cpu>& ctx) const {
-    if constexpr (std::is_same_v<Device, Cpu>)
-      return ctx;
-    else
-      return device_;
-  }
-  template <class U, int Rank>
-  Tensor<U, Rank, Device> upload(Context<Cpu>& ctx, const Tensor<U, Rank>& host) const {
-    if constexpr (std::is_same_v<Device, Cpu>)
-      return host;
-    else
-      return Tensor<U, Rank, Device>::from_host(device(ctx), host.shape, host.data);
-  }
-  template <int Rank>
-  static Tensor<float, Rank> to_floats(Context<Cpu>& ctx, const Tensor<T, Rank, Device>& values) {
-    if constexpr (std::is_same_v<Device, Cpu>)
-      return converted<float>(ctx, view(values));
-    else
-      return converted<float>(ctx, view(Tensor<T, Rank>::from_host(ctx, values.shape, to_host(view(values)))));
-  }
-  /// An image as the tower takes it.
-  Tensor<T, 4, Device> input(Context<Cpu>& ctx, const Tensor<float, 4>& image) const {
-    return upload(ctx, converted<T>(ctx, view(image)));
-  }
-
-  mutable Context<Device> device_;  // shares the loading context's memory and stream
   Model model_;
   data::ImageStatistics statistics_;
 };
