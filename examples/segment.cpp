@@ -41,7 +41,8 @@ void write_overlay(const fs::path& path, data::Image picture, data::LabelMap lab
   std::vector<std::string> names;
   for (const auto& one : segmenter.list.classes) names.push_back(one.name);
   enlarge_small(picture, labels);
-  const int background = segmenter.rule.background_threshold > 0 ? int(segmenter.rule.background_label) : -1;
+  const bool has_background = segmenter.rule.background_threshold > 0 || segmenter.rule.background_entropy > 0;
+  const int background = has_background ? int(segmenter.rule.background_label) : -1;
   // No label is "ignored" here: with 256 classes and more, 255 is one of them.
   const auto palette = segmentation::class_palette(int(names.size()));
   data::write_image(path,

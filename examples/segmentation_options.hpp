@@ -98,7 +98,7 @@ struct SegmentationOptions {
   std::string classes, system = "auto", numerics = "clip";
   segmentation::PredictorOptions predictor;
   std::string device = "cpu";
-  double background = 0, key_smoothing = 0, prompt_denoising = 0;
+  double background = 0, background_entropy = 0, entropy_scale = 100, key_smoothing = 0, prompt_denoising = 0;
   std::optional<double> gate;
   int64_t patch_stride = 0, likely_classes = 5;
 
@@ -115,6 +115,13 @@ struct SegmentationOptions {
                    "label 0 (background) where the largest probability, softmax over classes of scale * cosine "
                    "(segclip: the largest affinity), is below this")
         ->check(in_range(0, 1));
+    app.add_option("--background-entropy", background_entropy,
+                   "label 0 (background) where the entropy, in nats, of the softmax over classes of --entropy-scale * "
+                   "score is above this (PACL: 1.5)")
+        ->check(in_range(0, 1000));
+    app.add_option("--entropy-scale", entropy_scale, "factor on scores before that softmax")
+        ->check(in_range(1e-6, 1e6))
+        ->capture_default_str();
     app.add_option("--size", predictor.size, "short side of the resized picture; default: the checkpoint's image size")
         ->check(CLI::Range(1, 2048));
     app.add_option("--window", predictor.window,
@@ -142,12 +149,15 @@ struct SegmentationOptions {
                    "maskclip: classes whose largest probability on all patches is below this are left out (official: "
                    "0.5; 0: off)")
         ->check(in_range(0, 1));
-    app.add_option(
-           "--gate", gate,
-           "factor on the score of whole picture and class, added to every patch's (default: pacl 1, maskclip 0)")
+    app.add_option("--gate", gate,
+                   "factor on the score of whole picture and class, added to every patch's (default: pacl trained end "
+                   "to end 1, "
+                   "others 0)")
         ->check(in_range(-1000, 1000));
-    app.add_option("--patch-stride", patch_stride,
-                   "pixels from patch to patch (default: pacl half the patch size, maskclip the patch size)")
+    app.add_option(
+           "--patch-stride", patch_stride,
+           "pixels from patch to patch (default: pacl 4, trained end to end half the patch size; maskclip the patch "
+           "size)")
         ->check(CLI::Range(int64_t(1), int64_t(1024)));
     add_device(app, device);
   }
@@ -171,8 +181,8 @@ struct Segmenter {
 };
 
 /// A segmenter whose model computes on the device of `device`; its classes and maps lie in host memory, from `ctx`.
-/// With --background, the background is the list's own background class, its class of that name, or one put before all
-/// others (label 0). No text is asked for it.
+/// With --background or --background-entropy, the background is the list's own background class, its class of that
+/// name, or one put before all others (label 0). No text is asked for it.
 template <class Device>
 Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const SegmentationOptions& options) {
   use_threads(options.model.threads);
@@ -193,7 +203,7 @@ Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const Segme
   dense.maskclip.prompt_denoising = options.prompt_denoising;
   dense.maskclip.patch_stride = options.patch_stride;
   dense.maskclip_gate = options.gate.value_or(0);
-  dense.pacl = {options.patch_stride, options.gate.value_or(1)};
+  dense.pacl = {options.patch_stride, options.gate};
   dense.segclip = {.likely_classes = options.likely_classes, .background = options.background};
   segmenter.model = systems::load_dense_model(device, options.model.checkpoint, dense);
   const int64_t usual_window = segmenter.model->usual_window();
@@ -204,7 +214,12 @@ Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const Segme
 
   auto& list = segmenter.list;
   int background = -1;
-  if (options.background > 0) {
+  tessera::require(options.background == 0 || options.background_entropy == 0,
+                   "--background and --background-entropy are two rules for the same pixels; give one of them");
+  tessera::require(options.background_entropy == 0 || segmenter.model->groups() == 0,
+                   "--background-entropy is a rule for scores of patches; the checkpoint ", options.model.checkpoint,
+                   " is a ", segmenter.model->system());
+  if (options.background > 0 || options.background_entropy > 0) {
     background = list.background;
     for (size_t c = 0; background < 0 && c < list.classes.size(); ++c)
       if (list.classes[c].name == "background") background = int(c);
@@ -224,6 +239,8 @@ Segmenter make_segmenter(Context<Cpu>& ctx, Context<Device>& device, const Segme
     segmenter.rule.label_of_row.push_back(segmenter.rule.background_label);
   else
     segmenter.rule.background_threshold = options.background;
+  segmenter.rule.background_entropy = options.background_entropy;
+  segmenter.rule.entropy_scale = options.entropy_scale;
   segmenter.rule.scale = segmenter.model->scale();
   return segmenter;
 }

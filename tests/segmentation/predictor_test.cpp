@@ -167,7 +167,7 @@ TEST_CASE("predictor: a gate is added to a class everywhere, with windows and wi
   }
 }
 
-TEST_CASE("predictor: the background is where the largest probability is below the threshold", "[segmentation]") {
+TEST_CASE("predictor: the background is where the largest probability is low, or the entropy high", "[segmentation]") {
   auto ctx = tessera_test::nan_filled_context();
   for (const int64_t classes : {1, 3, 21}) {
     ScoreMap map;
@@ -179,12 +179,14 @@ TEST_CASE("predictor: the background is where the largest probability is below t
     LabelRule rule{.background_threshold = 0.6, .scale = 50};
     for (int64_t c = 0; c < classes; ++c) rule.label_of_row.push_back(uint16_t(c + 1));
     const LabelMap labels = label_picture(ctx, map, rule);
+    LabelRule by_entropy{.label_of_row = rule.label_of_row, .background_entropy = 0.5, .entropy_scale = 60};
+    const LabelMap certain = label_picture(ctx, map, by_entropy);
     // the same with all classes at full size, in double
     const auto columns = AxisSampling::centres(4, 8, 0.5 * 56 / 131, 56.0 / 131);
     const auto rows = AxisSampling::centres(4, 8, 0.5 * 40 / 97, 40.0 / 97);
     const auto full =
         interpolate(ctx, map.scores.reshape(Shape<4>{1, classes, 5, 7}), {97, 131}, {.rows = rows, .columns = columns});
-    int wrong = 0, background = 0;
+    int wrong = 0, background = 0, uncertain = 0;
     for (int y = 0; y < 97; ++y)
       for (int x = 0; x < 131; ++x) {
         int64_t best = 0;
@@ -192,6 +194,16 @@ TEST_CASE("predictor: the background is where the largest probability is below t
           if (full(0, c, y, x) > full(0, best, y, x)) best = c;
         double sum = 0;
         for (int64_t c = 0; c < classes; ++c) sum += std::exp(50.0 * (double(full(0, c, y, x)) - full(0, best, y, x)));
+        double total = 0, entropy = 0;
+        for (int64_t c = 0; c < classes; ++c) total += std::exp(60.0 * double(full(0, c, y, x)));
+        for (int64_t c = 0; c < classes; ++c) {
+          const double probability = std::exp(60.0 * double(full(0, c, y, x))) / total;
+          entropy -= probability * std::log(probability);
+        }
+        if (std::abs(entropy - 0.5) > 1e-5) {
+          uncertain += entropy > 0.5;
+          wrong += certain.at(x, y) != (entropy > 0.5 ? 0 : int(best) + 1);
+        }
         if (std::abs(1 / sum - 0.6) < 1e-5) continue;
         const int expected = 1 / sum < 0.6 ? 0 : int(best) + 1;
         background += expected == 0;
@@ -200,11 +212,15 @@ TEST_CASE("predictor: the background is where the largest probability is below t
     INFO(classes << " classes");
     CHECK(wrong == 0);
     CHECK((background > 0) == (classes > 1));
+    CHECK((uncertain > 0) == (classes > 1));
   }
   ScoreMap map;
   map.scores = Tensor<float, 3>::zeros(ctx, {2, 1, 1});
   map.resized = map.original = {1, 1};
   REQUIRE_ERROR(label_picture(ctx, map, {.background_threshold = 1.5}), ValueError, "threshold is 1.5");
+  REQUIRE_ERROR(label_picture(ctx, map, {.background_entropy = -1}), ValueError, "entropy is -1");
+  REQUIRE_ERROR(label_picture(ctx, map, {.background_threshold = 0.5, .background_entropy = 1}), ValueError,
+                "not by both");
   REQUIRE_ERROR(label_picture(ctx, map, {.label_of_row = {1}}), ValueError, "1 labels for 2 rows");
 }
 

@@ -180,8 +180,40 @@ TEST_CASE("dense models: PACL scores overlapping patches and gates by compatibil
   CHECK_FALSE(load_dense_model(ctx, folder.path, {.pacl = {.gate = 0}})->score(ctx, picture(ctx), classes(ctx)).gate);
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.pacl = {.stride = 5}}), ValueError, "patch stride 5");
   REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.system = "maskclip"}), ValueError, "leave --system at auto");
-  REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.maskclip = {.key_smoothing = 1}}), ValueError,
-                "belong to CLIPs");
+  REQUIRE_ERROR(load_dense_model(ctx, folder.path, {.maskclip = {.key_smoothing = 1}}), ValueError, "belong to CLIPs");
+}
+
+TEST_CASE("dense models: an embedder on a CLIP reads out as in the paper, stride 4 and no gate", "[systems]") {
+  auto ctx = tessera_test::nan_filled_context();
+  const Folder folder;
+  auto config = tiny();
+  config.vision.image_size = 24;
+  config.vision.patch_size = 8;
+  auto clip = make_clip<float>(ctx, config);
+  auto pacl = make_pacl_on<float>(ctx, LoadedTower<float>{clip.visual, {}, "clip"}, clip.text);
+  save_pacl(pacl, {}, folder.path);
+  const auto model = load_dense_model(ctx, folder.path);
+  CHECK(model->system() == "pacl");
+  CHECK(model->stride() == 4);
+  const auto scores = model->score(ctx, picture(ctx), classes(ctx));
+  CHECK(scores.grid == PatchGrid{4, 5});
+  CHECK_FALSE(scores.gate);
+  Tape<Cpu> tape(ctx, false);
+  const Variable<float, 4> images(picture(ctx));
+  const auto tokens = patch_tokens(tape, pacl.visual, images, PatchTokens::ln_post, 4);
+  const auto expected = l2_normalise(ctx, pacl.embedder(tape, tokens).value().rows());
+  CHECK(to_host(view(scores.patch_embeddings)) == to_host(view(expected)));
+  CHECK(load_dense_model(ctx, folder.path, {.pacl = {.stride = 8, .gate = 1}})
+            ->score(ctx, tessera_test::random_tensor<float>(ctx, Shape<4>{1, 3, 24, 32}, 6), classes(ctx))
+            .gate);
+
+  // Pictures that no whole number of strides covers are padded: no pixel is lost at the border.
+  data::Image photo(37, 26);
+  for (size_t i = 0; i < photo.pixels.size(); ++i) photo.pixels[i] = uint8_t(i * i % 251);
+  const auto map = segmentation::score_picture(ctx, *model, classes(ctx), photo, {.size = 26});
+  CHECK(map.scores.shape == Shape<3>{3, 6, 9});
+  const auto windows = segmentation::score_picture(ctx, *model, classes(ctx), photo, {.size = 26, .window = 24});
+  CHECK(windows.scores.shape == Shape<3>{3, 26, 37});
 }
 
 TEST_CASE("dense models: wrong checkpoints are refused with a sentence", "[systems]") {

@@ -1,4 +1,5 @@
-// PACL: compatibility by its definition, overlapping patches, gradients, and a saved model that loads to the bit.
+// PACL: compatibility by its definition, overlapping patches, gradients, the embedder on frozen towers, and saved
+// models that load to the bit.
 #include <tessera/systems/pacl.hpp>
 
 #include <io/folder.hpp>
@@ -138,4 +139,109 @@ TEST_CASE("pacl: towers of different embeddings are refused", "[systems]") {
   auto config = tiny_pacl();
   config.text.embed_dim = 6;
   REQUIRE_ERROR(make_pacl<float>(ctx, config), ValueError, "the image tower's embeddings have 5 channels");
+}
+
+TEST_CASE("pacl: the embedder has the paper's number of parameters and PyTorch's initial range", "[systems]") {
+  Context<Cpu> ctx;
+  auto b16 = make_vision_embedder<float>(ctx, 768, 512), l14 = make_vision_embedder<float>(ctx, 1024, 768);
+  CHECK(nn::parameter_count(b16) == 1050112);
+  CHECK(nn::parameter_count(l14) == 2164992);
+  nn::for_each_parameter(b16, [&](const std::string& name, auto& parameter) {
+    INFO(name);
+    const double bound = std::pow(name.starts_with("linear2") ? 512.0 : 768.0, -0.5);
+    double largest = 0, sum = 0;
+    for (const float value : to_host(view(parameter.value()))) {
+      largest = std::max(largest, std::abs(double(value)));
+      sum += double(value);
+    }
+    CHECK(largest <= bound);
+    CHECK(largest > 0.97 * bound);
+    CHECK(std::abs(sum / double(parameter.value().size())) < 0.15 * bound);
+  });
+}
+
+namespace {
+
+/// A CLIP's towers, or a ViT's and the texts of a CLIP of another width.
+Pacl<float> on_frozen(Context<Cpu>& ctx, const std::string& encoder, const EmbedderOptions& options = {}) {
+  auto config = tiny_pacl();
+  config.vision.class_token = true;
+  config.vision.pre_norm = encoder == "clip";
+  config.vision.embed_dim = encoder == "clip" ? 5 : 0;
+  config.text.embed_dim = encoder == "clip" ? 5 : 7;
+  LoadedTower<float> tower{
+      nn::make_vision_transformer<float>(ctx, config.vision, nn::Initialisation::xavier), {}, encoder};
+  if (encoder == "clip") tower.visual.conv1.bias = {};
+  auto text = nn::make_text_transformer<float>(ctx, config.text, nn::Initialisation::xavier);
+  auto pacl = make_pacl_on<float>(ctx, std::move(tower), std::move(text), options);
+  randomise(pacl);
+  return pacl;
+}
+
+}  // namespace
+
+TEST_CASE("pacl: an embedder learns on frozen towers, from pictures as from their tokens", "[systems]") {
+  auto ctx = nan_filled_context();
+  for (const std::string encoder : {"clip", "vit"}) {
+    INFO(encoder);
+    auto pacl = on_frozen(ctx, encoder);
+    const Variable<float, 4> images(random_tensor<float>(ctx, Shape<4>{2, 3, 12, 12}, 1));
+    const auto owner = Tensor<int32_t, 1>::from_host(ctx, {3}, {0, 1, 1});
+    Tape<Cpu> tape(ctx);
+    const auto patches = pacl.patch_embeddings(tape, images);
+    REQUIRE(patches.shape() == Shape<3>{2, 9, pacl.text.config.embed_dim});
+    const auto phi = pacl.compatibility(tape, patches, pacl.text_embeddings(tape, texts(ctx)));
+    tape.backward(multi_text_contrastive(tape, phi, owner, {}, pacl.logit_scale));
+    nn::for_each_parameter(pacl, [&](const std::string& name, auto& parameter) {
+      INFO(name);
+      CHECK(bool(parameter.grad()) == (name.starts_with("embedder.") || name == "logit_scale"));
+    });
+    const auto tokens = patch_tokens(tape, pacl.visual, images, PatchTokens::ln_post);
+    CHECK(to_host(view(pacl.embedder(tape, tokens).value())) == to_host(view(patches.value())));
+  }
+  CHECK(on_frozen(ctx, "clip", {.input = PatchTokens::projected}).embedder.linear1.weight.shape() == Shape<2>{5, 5});
+  CHECK_FALSE(on_frozen(ctx, "clip", {.fixed_logit_scale = true}).logit_scale.requires_grad());
+  REQUIRE_ERROR(on_frozen(ctx, "vit", {.input = PatchTokens::projected}), ValueError, "without a projection");
+  REQUIRE_ERROR(on_frozen(ctx, "vit", {.input = PatchTokens::aligned}), ValueError, "makes aligned patches");
+}
+
+TEST_CASE("pacl: gradients through the embedder and the weights of its patches", "[systems]") {
+  auto ctx = nan_filled_context();
+  auto embedder = make_vision_embedder<double>(ctx, 6, 5);
+  randomise(embedder);
+  const auto tokens = random_variable(ctx, Shape<3>{2, 4, 6}, 1);
+  const auto words = random_variable(ctx, Shape<2>{3, 5}, 2);
+  const Parameter<double, 0> logit_scale = nn::constant<double, 0>(ctx, {}, 1);
+  const auto owner = Tensor<int32_t, 1>::from_host(ctx, {3}, {0, 1, 1});
+  check_gradients(ctx, embedder, tokens, [&](auto& tape, const auto& x) {
+    const auto phi = pair_compatibility(tape, embedder(tape, x), words, {.attention_scale = 3});
+    return multi_text_contrastive(tape, phi, owner, {}, logit_scale);
+  });
+}
+
+TEST_CASE("pacl: an embedder's folder holds its towers and loads to the bit", "[systems]") {
+  auto ctx = nan_filled_context();
+  for (const std::string encoder : {"clip", "vit"}) {
+    const Folder folder;
+    auto pacl = on_frozen(ctx, encoder, {.input = PatchTokens::last_block});
+    save_pacl(pacl, data::imagenet_statistics, folder.path());
+    CHECK(io::read_json(folder / "config.json")["embedder"]["encoder"] == encoder);
+    auto loaded = load_pacl<float>(ctx, folder.path());
+    CHECK(parameter_names(loaded.model) == parameter_names(pacl));
+    CHECK(parameter_values(loaded.model) == parameter_values(pacl));
+    CHECK(loaded.model.embedder_input == PatchTokens::last_block);
+    CHECK(loaded.statistics.mean == data::imagenet_statistics.mean);
+    Tape<Cpu> tape(ctx, false);
+    const Variable<float, 4> images(random_tensor<float>(ctx, Shape<4>{1, 3, 12, 16}, 1));
+    CHECK(to_host(view(loaded.model.patch_embeddings(tape, images, 2).value())) ==
+          to_host(view(pacl.patch_embeddings(tape, images, 2).value())));
+
+    auto json = io::read_json(folder / "config.json");
+    json["embedder"]["input"] = "aligned";
+    io::write_json(folder / "config.json", json);
+    REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), ValueError, "makes aligned patches");
+    json.erase("embedder");
+    io::write_json(folder / "config.json", json);
+    REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), IoError, "does not fit the model");
+  }
 }

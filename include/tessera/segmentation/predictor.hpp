@@ -223,6 +223,10 @@ struct LabelRule {
   double background_threshold = 0;
   uint16_t background_label = 0;
   double scale = 100;
+  /// Pixels where the entropy, in nats, of the softmax over rows of entropy_scale * score is above this get
+  /// background_label (PACL); 0: off.
+  double background_entropy = 0;
+  double entropy_scale = 100;
 };
 
 namespace detail {
@@ -238,8 +242,9 @@ inline Tensor<float, 3> gated_scores(Context<Cpu>& ctx, const ScoreMap& map) {
   return sum;
 }
 
-/// Sets the labels of pixels whose largest probability is below the threshold. `best` [H, W] holds the largest score.
-/// The largest probability is 1 / sum over classes of exp(scale * (score - best)); it is computed row by row.
+/// Sets the labels of pixels whose largest probability is below the threshold, or whose entropy is above its limit.
+/// `best` [H, W] holds the largest score. With z = scale * (score - best) and Z the sum over classes of exp(z), the
+/// largest probability is 1 / Z and the entropy log Z - (sum of z exp(z)) / Z; both are computed row by row.
 inline void mark_background(const TensorView<const float, 3>& scores, const TensorView<const float, 2>& best,
                             const AxisSampling& rows, const AxisSampling& columns, const LabelRule& rule,
                             LabelMap& labels) {
@@ -250,13 +255,16 @@ inline void mark_background(const TensorView<const float, 3>& scores, const Tens
   for (int64_t x = 0; x < labels.width; ++x)
     taps[size_t(x)] =
         sampling_taps<float>(x, width, labels.width, column_step, Interpolation::bilinear, columns, false);
-  const float scale = float(rule.scale), largest_sum = float(1 / rule.background_threshold);
+  const bool by_entropy = rule.background_entropy > 0;
+  const float scale = float(by_entropy ? rule.entropy_scale : rule.scale);
+  const float largest_sum = float(1 / rule.background_threshold), largest_entropy = float(rule.background_entropy);
   parallel_for(labels.height, row_grain(classes * labels.width), [&](int64_t begin, int64_t end) {
-    std::vector<float> line(static_cast<size_t>(width)), sum(size_t(labels.width));
+    std::vector<float> line(static_cast<size_t>(width)), sum(size_t(labels.width)), weighted(size_t(labels.width));
     for (int64_t y = begin; y < end; ++y) {
       const auto vertical =
           sampling_taps<float>(y, height, labels.height, row_step, Interpolation::bilinear, rows, false);
       std::fill(sum.begin(), sum.end(), 0.f);
+      std::fill(weighted.begin(), weighted.end(), 0.f);
       for (int64_t n = 0; n < classes; ++n) {
         const float *upper = &scores(n, vertical.index[0], 0), *lower = &scores(n, vertical.index[1], 0);
         for (int64_t i = 0; i < width; ++i)
@@ -264,22 +272,33 @@ inline void mark_background(const TensorView<const float, 3>& scores, const Tens
         for (int64_t x = 0; x < labels.width; ++x) {
           const auto& tap = taps[size_t(x)];
           const float score = tap.weight[0] * line[size_t(tap.index[0])] + tap.weight[1] * line[size_t(tap.index[1])];
-          sum[size_t(x)] += math::exp(scale * (score - best(y, x)));
+          const float z = scale * (score - best(y, x)), e = math::exp(z);
+          sum[size_t(x)] += e;
+          if (by_entropy && e > 0) weighted[size_t(x)] += z * e;
         }
       }
-      for (int64_t x = 0; x < labels.width; ++x)
-        if (sum[size_t(x)] > largest_sum) labels.at(int(x), int(y)) = rule.background_label;
+      for (int64_t x = 0; x < labels.width; ++x) {
+        const float total = sum[size_t(x)];
+        const bool background =
+            by_entropy ? std::log(total) - weighted[size_t(x)] / total > largest_entropy : total > largest_sum;
+        if (background) labels.at(int(x), int(y)) = rule.background_label;
+      }
     }
   });
 }
 
 }  // namespace detail
 
-/// The label of every pixel of the original picture. Throws ValueError for a threshold outside [0, 1].
+/// The label of every pixel of the original picture. Throws ValueError for a threshold outside [0, 1] or a negative
+/// entropy.
 inline LabelMap label_picture(Context<Cpu>& ctx, const ScoreMap& map, const LabelRule& rule = {}) {
   const int64_t rows_of_scores = map.scores.shape[0];
   require(rule.background_threshold >= 0 && rule.background_threshold <= 1, "the background threshold is ",
           rule.background_threshold, ", but the probability that it is compared with lies in [0, 1]");
+  require(rule.background_entropy >= 0 && rule.entropy_scale > 0, "the background entropy is ", rule.background_entropy,
+          " nats and its scale ", rule.entropy_scale, "; the one must not be negative, the other be positive");
+  require(rule.background_threshold == 0 || rule.background_entropy == 0,
+          "the background is told by the largest probability or by the entropy, not by both");
   require(rule.label_of_row.empty() || int64_t(rule.label_of_row.size()) == rows_of_scores,
           "label_picture: ", rule.label_of_row.size(), " labels for ", rows_of_scores, " rows of scores");
   const auto scores = detail::gated_scores(ctx, map);
@@ -287,7 +306,7 @@ inline LabelMap label_picture(Context<Cpu>& ctx, const ScoreMap& map, const Labe
       detail::pixels_on_cells(map.first, map.spacing, double(map.resized.height) / map.original.height);
   const AxisSampling columns =
       detail::pixels_on_cells(map.first, map.spacing, double(map.resized.width) / map.original.width);
-  const bool with_background = rule.background_threshold > 0;
+  const bool with_background = rule.background_threshold > 0 || rule.background_entropy > 0;
   Tensor<uint16_t, 3> winners(ctx, {1, map.original.height, map.original.width});
   Tensor<float, 3> best;
   if (with_background) best = Tensor<float, 3>(ctx, winners.shape);

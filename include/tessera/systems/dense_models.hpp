@@ -83,8 +83,12 @@ class DenseMaskclip : public TwoTowers<T, Device, Clip<T, Device>> {
 
 /// PACL's dense read-out.
 struct PaclReadout {
-  int64_t stride = 0;  ///< pixels from patch to patch; 0: half the patch size, which doubles the grid
-  double gate = 1;     ///< times the compatibility of image and class, added to every patch's cosine
+  /// Pixels from patch to patch; 0: the paper's 4 where an embedder stands on a trained tower, end to end half the
+  /// patch size.
+  int64_t stride = 0;
+  /// Times the compatibility of image and class, added to every patch's cosine; absent: 0 with an embedder, as in the
+  /// paper, end to end 1.
+  std::optional<double> gate = {};
 };
 
 namespace detail {
@@ -96,7 +100,10 @@ class DensePacl : public TwoTowers<T, Device, Pacl<T, Device>> {
             const PaclReadout& readout)
       : TwoTowers<T, Device, Pacl<T, Device>>(device, std::move(pacl), statistics), readout_(readout) {
     const int64_t patch = this->patch_size();
-    if (readout_.stride == 0) readout_.stride = std::max<int64_t>(1, patch / 2);
+    const bool as_in_paper = bool(this->model_.embedder);
+    if (readout_.stride == 0)
+      readout_.stride = as_in_paper ? std::min<int64_t>(4, patch) : std::max<int64_t>(1, patch / 2);
+    if (!readout_.gate) readout_.gate = as_in_paper ? 0.0 : 1.0;
     require(readout_.stride > 0 && readout_.stride <= patch, "pacl: patch stride ", readout_.stride,
             " must lie in 1 to the patch size, ", patch);
   }
@@ -110,8 +117,8 @@ class DensePacl : public TwoTowers<T, Device, Pacl<T, Device>> {
     result.grid = this->model_.visual.grid(image.shape[2], image.shape[3], readout_.stride);
     result.patch_embeddings = l2_normalise(ctx, patches.rows());
     result.scores = matmul(ctx, result.patch_embeddings, class_embeddings, {}, {.transpose_b = true});
-    if (readout_.gate != 0)
-      result.gate = tessera::scale(ctx, view(compatibility(ctx, patches, class_embeddings)), readout_.gate);
+    if (*readout_.gate != 0)
+      result.gate = tessera::scale(ctx, view(compatibility(ctx, patches, class_embeddings)), *readout_.gate);
     return result;
   }
   Tensor<float, 1> score_image(Context<Cpu>& ctx, const Tensor<float, 4>& image,

@@ -44,6 +44,11 @@ Variable<T, 3, Device> patch_tokens(Tape<Device>& tape, const nn::VisionTransfor
   return which == PatchTokens::ln_post ? normed : matmul(tape, normed, tower.proj);
 }
 
+/// Channels of a tower's tokens.
+inline int64_t width_of(const nn::VisionConfig& tower, PatchTokens tokens) {
+  return tokens == PatchTokens::projected ? tower.embed_dim : tower.transformer.width;
+}
+
 /// An image tower, and how its pictures are normalised.
 template <class T, class Device = Cpu>
 struct LoadedTower {

@@ -91,11 +91,6 @@ std::unique_ptr<PatchEncoder> encoder_of(const Context<Device>& device, std::str
                                                                tokens, width, std::move(encode));
 }
 
-/// Channels of a tower's tokens.
-inline int64_t width_of(const nn::VisionConfig& tower, PatchTokens tokens) {
-  return tokens == PatchTokens::projected ? tower.embed_dim : tower.transformer.width;
-}
-
 template <class T, class Device>
 std::unique_ptr<PatchEncoder> load_encoder(Context<Device>& ctx, const std::filesystem::path& path,
                                            const std::string& type, const PatchEncoderOptions& options) {
