@@ -54,6 +54,10 @@ TEST_CASE("superpixel store: maps are read as they were computed", "[data]") {
   }
   REQUIRE_ERROR(store.get(1, "stripes/2.png"), IoError, "belong to another picture than stripes/2.png");
   REQUIRE_ERROR(store.get(7, "stripes/7.png"), ValueError, "sample 7 of 7");
+  store.check_source(source);
+  REQUIRE_ERROR(store.check_source(Stripes(8)), IoError,
+                "maps holds superpixels of 7 pictures, but the data set has 8; compute them again for this data set");
+  REQUIRE_ERROR(store.check_source(Stripes(7, "photos/")), IoError, "belong to another picture than photos/0.png");
 }
 
 TEST_CASE("superpixel store: an interrupted run goes on after its last whole shard", "[data]") {

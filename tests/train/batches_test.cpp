@@ -44,6 +44,25 @@ class Halves : public data::CaptionSource {
   }
 };
 
+// Stripes of two colours, as many and as bright as the picture's number says.
+class Stripes : public data::CaptionSource {
+ public:
+  explicit Stripes(int64_t size) : size_(size) {}
+  int64_t size() const override { return size_; }
+  data::Sample get(int64_t index) const override {
+    data::Image image(36, 24, 3, 0);
+    for (int y = 0; y < 24; ++y)
+      for (int x = 0; x < 36; ++x) {
+        image.at(x, y)[1] = uint8_t(x * (int(index) + 2) / 36 % 2 * (100 + 20 * index));
+        image.at(x, y)[2] = y < 4 * (index + 1) ? 180 : 0;
+      }
+    return {"stripes " + std::to_string(index), std::move(image), "stripes"};
+  }
+
+ private:
+  int64_t size_;
+};
+
 struct Got {
   std::vector<std::string> captions;
   std::vector<float> pixels;
@@ -131,6 +150,39 @@ TEST_CASE("batches: the central square, or random crops", "[train]") {
     for (size_t i = 0; i < 4; ++i) crops.emplace(pixels.begin() + long(i) * 192, pixels.begin() + long(i + 1) * 192);
   }
   CHECK(crops.size() > 6);
+}
+
+TEST_CASE("batches: stored superpixels are those that are computed as pictures are loaded", "[train]") {
+  const tessera_test::Folder folder;
+  Context<Cpu> ctx({.memory = {.fill_with_nan = true}});
+  const auto source = std::make_shared<Stripes>(6);
+  const data::FelzenszwalbOptions felzenszwalb{30, 0.5, 6};
+  const data::SuperpixelRecipe recipe{.samples_per_shard = 4, .felzenszwalb = felzenszwalb};
+  data::write_superpixels(*source, folder / "maps", recipe, [](int64_t) {});
+  const auto store = std::make_shared<const data::SuperpixelStore>(folder / "maps");
+  for (const bool random_crop : {false, true})
+    for (const auto rule : {data::PatchRule::floor_mean, data::PatchRule::majority}) {
+      BatchOptions options{.batch = 3, .image_size = 16, .random_crop = random_crop, .seed = 4};
+      options.superpixels = {.felzenszwalb = felzenszwalb, .patch = 4, .rule = rule};
+      Batches computing(ctx, source, options);
+      options.superpixels->felzenszwalb = {};  // the store's own settings hold
+      options.stored_superpixels = store;
+      Batches reading(ctx, source, options);
+      std::set<std::vector<int32_t>> maps;
+      for (const int64_t step : {0, 1, 2, 5}) {
+        const Batch computed = computing(step), read = reading(step);
+        REQUIRE(read.superpixels.shape == Shape<2>{3, 16});
+        CHECK(to_host(view(read.superpixels)) == to_host(view(computed.superpixels)));
+        CHECK(to_host(view(read.images)) == to_host(view(computed.images)));
+        maps.insert(to_host(view(read.superpixels)));
+      }
+      CHECK(maps.size() >= 3);  // they do tell pictures apart
+    }
+  BatchOptions options{.batch = 3, .image_size = 16};
+  options.superpixels.emplace();
+  options.stored_superpixels = store;
+  REQUIRE_ERROR(Batches(ctx, std::make_shared<Stripes>(7), options), IoError, "superpixels of 6 pictures");
+  REQUIRE_ERROR(Batches(ctx, std::make_shared<Colours>(6, 16, 8), options), IoError, "another picture than 0;");
 }
 
 TEST_CASE("batches: a picture that cannot be read is an error of its step, not of the program", "[train]") {

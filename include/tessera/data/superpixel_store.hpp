@@ -116,7 +116,7 @@ class SuperpixelStore {
  public:
   /// Throws IoError where the folder is not complete: write_superpixels goes on with it.
   explicit SuperpixelStore(const std::filesystem::path& folder)
-      : recipe_(SuperpixelRecipe::read(folder / "superpixels.json")) {
+      : folder_(folder), recipe_(SuperpixelRecipe::read(folder / "superpixels.json")) {
     for (const auto& path : shard_paths(folder)) {
       shards_.push_back(io::MappedFile::open(path));
       detail::TarReader tar(*shards_.back(), 0);
@@ -133,6 +133,13 @@ class SuperpixelStore {
 
   int64_t size() const { return int64_t(entries_.size()); }
   const SuperpixelRecipe& recipe() const { return recipe_; }
+  /// Throws IoError where the store is not one of this data set: it has more or fewer pictures, or another first or
+  /// last one. (get() looks at the key of each.)
+  void check_source(const CaptionSource& source) const {
+    require<IoError>(size() == source.size(), folder_.string(), " holds superpixels of ", size(),
+                     " pictures, but the data set has ", source.size(), "; compute them again for this data set");
+    for (const int64_t index : {int64_t(0), size() - 1}) get(index, source.get(index).key);
+  }
   /// The superpixels of sample `index`, whose key in the data set is `key` (IoError where they belong to another).
   SegmentMap get(int64_t index, const std::string& key) const {
     require(index >= 0 && index < size(), "SuperpixelStore: sample ", index, " of ", size());
@@ -156,6 +163,7 @@ class SuperpixelStore {
     uint32_t shard;
     size_t position;  // of the map's header
   };
+  std::filesystem::path folder_;
   SuperpixelRecipe recipe_;
   std::vector<std::shared_ptr<const io::MappedFile>> shards_;
   std::vector<Entry> entries_;

@@ -52,9 +52,7 @@ class Batches {
     require(source_->size() >= options_.batch, "training: the data set has ", source_->size(),
             " pictures, less than one batch of ", options_.batch);
     if (options_.superpixels) options_.superpixels->side = options_.image_size;
-    if (options_.stored_superpixels)
-      require(options_.stored_superpixels->size() == source_->size(), "training: superpixels of ",
-              options_.stored_superpixels->size(), " pictures are stored, but the data set has ", source_->size());
+    if (options_.stored_superpixels) options_.stored_superpixels->check_source(*source_);
   }
 
   /// The batch of step `step` (from 0). The next step's is begun before this returns.
