@@ -817,7 +817,7 @@ def report(results, reasons_from, target_json, target_text):
            "orders (code that many tests share meets no further test once those so far took 20 s). Killed means that a case fails, the program ends by a "
            "signal, or it takes four times as long as it should and 2 s more. Mutated are the bodies of device functions. Left out is what "
            "the compiler must know (traits, template arguments, `constexpr`, shared arrays' sizes) and the host code that launches.", "",
-           "Again (about two hours on two cores; stopped, it goes on where it was):", "",
+           "Again (about 45 minutes on two cores; stopped, it goes on where it was):", "",
            "```sh", f"tools/mutate_kernels.py build/mutants --seed {results['seed']} --sample {results['sample']} --jobs 2 --report", "```", "",
            "## By file", "", "| file | killed | survived | rate | not compiled | places where an operator fits |",
            "|---|---|---|---|---|---|"]

@@ -124,6 +124,17 @@ TEST_CASE("adamw: kernels agree with Cpu over steps, clipped and averaged", "[ke
   CHECK(to_host(result.steps)[0] == 4);
 }
 
+TEST_CASE("adamw: the norm of more gradients than a block has threads", "[kernels]") {
+  Context<Cpu> ctx;
+  Context<Device> device;
+  const std::vector<int64_t> sizes(300, 2);
+  Parameters<Cpu> expected(ctx, ctx, sizes);
+  Parameters<Device> result(device, ctx, sizes);
+  gradient_norm_forward(ctx, view(expected.norm), expected.tensors);
+  gradient_norm_forward(device, view(result.norm), result.tensors);
+  CHECK(to_host(result.norm)[0] == Approx(to_host(expected.norm)[0]).epsilon(1e-14));
+}
+
 TEST_CASE("adamw: a step whose norm is not finite changes nothing and does not count", "[kernels]") {
   Context<Cpu> ctx;
   Context<Device> device;
@@ -143,15 +154,17 @@ TEST_CASE("adamw: every order gives equal bits, views need not be aligned, doubl
   std::vector<float> first;
   for (const auto order : all_orders) {
     const InOrder in_order(order, 17);
-    Parameters<Device> p(device, ctx, {8200, 3, 400, 40, 41, 6, 42});
+    Parameters<Device> p(device, ctx, {8200, 3, 400, 40, 41, 6, 42, 43});
     // One array of a parameter begins one element later: no packs there.
     auto& t = p.tensors;
-    for (const size_t i : {0, 2, 3, 4, 6}) t[i].size -= 1;
+    for (const size_t i : {0, 2, 3, 4, 6, 7}) t[i].size -= 1;
     t[0].value = static_cast<float*>(t[0].value) + 1;
     t[2].gradient = static_cast<const float*>(t[2].gradient) + 1;
     t[3].average = static_cast<float*>(t[3].average) + 1;
     t[4].first_moment = static_cast<float*>(t[4].first_moment) + 1;
     t[6].second_moment = static_cast<float*>(t[6].second_moment) + 1;
+    REQUIRE(t[7].master);
+    t[7].master = static_cast<float*>(t[7].master) + 1;
     p.step(1.5);
     if (first.empty()) first = p.everything();
     CHECK(p.everything() == first);

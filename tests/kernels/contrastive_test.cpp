@@ -129,7 +129,7 @@ TEMPLATE_TEST_CASE("contrastive: multi-text kernels agree with Cpu", "[kernels]"
   using T = TestType;
   auto ctx = nan_filled_context();
   Context<Device> device;
-  for (const auto& [images, texts] : {std::pair{1, 1}, {1, 5}, {5, 63}, {64, 65}, {33, 129}, {7, 300}})
+  for (const auto& [images, texts] : {std::pair{1, 1}, {1, 5}, {5, 63}, {64, 65}, {33, 129}, {7, 300}, {300, 5}})
     for (const bool with_excluded : {false, true}) {
       const Shape<2> shape{images, texts};
       const auto scores = random_tensor<T>(ctx, shape, 1, 0.4);

@@ -148,4 +148,11 @@ TEST_CASE("cross_entropy: no rows, only ignored rows, bad classes, views that ar
   CHECK(std::isnan(rows[1]));
   CHECK(std::isnan(rows[2]));
   CHECK(std::isnan(to_host(cross_entropy(device, logits_s, bad))[0]));
+  const auto d_rows = Tensor<float, 1, Device>::from_host(device, {4}, std::vector<float>(4, 1));
+  Tensor<float, 1, Device> sums(device, {4});
+  Tensor<float, 2, Device> d_logits(device, {4, 8});
+  cross_entropy_forward(device, {}, {}, sums, logits_s, bad);
+  cross_entropy_backward(device, view(d_logits), {}, d_rows, sums, logits_s, bad);
+  const auto d = to_host(d_logits);
+  for (size_t i = 0; i < d.size(); ++i) CHECK(std::isnan(d[i]) == (i / 8 == 1 || i / 8 == 2));
 }

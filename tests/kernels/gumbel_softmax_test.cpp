@@ -79,6 +79,10 @@ TEST_CASE("gumbel_softmax: masked logits, rows of nothing but them, NaN, ties; m
     for (size_t i = 0; i < values.size(); ++i)
       CHECK(((std::isnan(values[i]) && std::isnan(expected[i])) || std::abs(values[i] - expected[i]) < 1e-6f));
   }
+  // neighbours so far apart that only a shift by the largest keeps the exponentials finite
+  const auto apart = Tensor<float, 2>::from_host(ctx, {1, 8}, std::vector<float>{-300, 300, 299, -300, 0, 0, 0, 0});
+  CHECK(largest_difference(to_host(gumbel_softmax(device, on_device(device, apart), {.hard = false}).assignment),
+                           to_host(gumbel_softmax(ctx, view(apart), {.hard = false}).assignment)) < 1e-6);
   const auto values = random_tensor<float>(ctx, Shape<1>{65}, 1);
   const auto values_s = on_device(device, values);
   const auto part = [](const auto& x) {

@@ -60,6 +60,12 @@ TEST_CASE("masked_mse: no row that counts, no rows at all, misaligned rows, NaN 
   values(1 + 8) = std::nanf("");  // of row 1
   CHECK(loss_of(part(on_device(device, values)), target_s, on_device(device, mask)) ==
         Approx(*masked_mse(ctx, part(values), target, mask).data).epsilon(1e-6));
+  // more rows than one sweep of the grid takes, and more parts than a block has threads
+  const auto many = random_tensor<float, 2>(ctx, {8200, 3}, 3), others = random_tensor<float, 2>(ctx, {8200, 3}, 4);
+  auto all = Tensor<uint8_t, 1>::zeros(ctx, {8200});
+  std::fill_n(all.data, 8200, uint8_t(1));
+  CHECK(loss_of(view(on_device(device, many)), on_device(device, others), on_device(device, all)) ==
+        Approx(*masked_mse(ctx, view(many), others, all).data).epsilon(1e-6));
   const Tensor<float, 2, Device> none(device, {0, 8});
   CHECK(loss_of(view(none), none, Tensor<uint8_t, 1, Device>(device, {0})) == 0);
 }

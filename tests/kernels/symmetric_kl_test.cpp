@@ -50,6 +50,16 @@ TEMPLATE_TEST_CASE("symmetric_kl: kernels agree with Cpu", "[kernels]", float, b
 TEST_CASE("symmetric_kl: no rows, views that are not aligned, equal bits in all orders", "[kernels]") {
   auto ctx = nan_filled_context();
   Context<Device> device;
+  // more rows than one sweep of the grid takes; statistics without a loss
+  const auto many = random_tensor<float, 2>(ctx, {8200, 2}, 2), others = random_tensor<float, 2>(ctx, {8200, 2}, 3);
+  const auto many_s = on_device(device, many), others_s = on_device(device, others);
+  CHECK(largest_difference(to_host(symmetric_kl(device, many_s, others_s)),
+                           to_host(symmetric_kl(ctx, view(many), others))) < 1e-6);
+  Tensor<float, 2> statistics(ctx, {8200, 4});
+  Tensor<float, 2, Device> statistics_s(device, {8200, 4});
+  symmetric_kl_forward(ctx, {}, statistics, view(many), others);
+  symmetric_kl_forward(device, {}, statistics_s, view(many_s), others_s);
+  CHECK(largest_difference(to_host(statistics_s), to_host(statistics)) < 4e-6);
   const Tensor<float, 2, Device> none(device, {0, 8});
   CHECK(to_host(symmetric_kl(device, none, none)) == std::vector<float>{0});
 

@@ -125,8 +125,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(sort_traits::threads) scan_counts_kern
     if (i < size) counts[i] = before + sum - value;
     if (threadIdx.x == sort_traits::threads - 1) total[0] = sum;
     __syncthreads();
-    before += total[0];
-    __syncthreads();
+    before += total[0];  // written anew behind the next sum's barriers
   }
 }
 
@@ -166,8 +165,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(sort_traits::threads)
     __syncthreads();
     int32_t placed = 0;
     for (int w = 0; w < warps; ++w) placed += of_warp[w * digits + thread];
-    next[thread] += placed;
-    __syncthreads();
+    next[thread] += placed;  // read by others behind the next round's first barrier
   }
 }
 

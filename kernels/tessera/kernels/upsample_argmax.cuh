@@ -93,7 +93,7 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(upsample_argmax_traits::threads)
     const bool kept = c < classes && !(bound_class(maps + c * map_size, columns.input, cells).upper < floor);
     const unsigned kept_lanes = __ballot_sync(full_mask, kept);
     if (lane == 0) counts[warp] = __popc(kept_lanes);
-    __syncthreads();
+    __syncthreads();            // all have their counts, and are done with the last round's candidates
     int before = 0, count = 0;  // candidates of the warps before this one, and of all
     for (int other = 0; other < warps; ++other) {
       before += other < warp ? counts[other] : 0;
@@ -116,7 +116,6 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(upsample_argmax_traits::threads)
         }
       }
     }
-    __syncthreads();  // before the lists are filled anew
   }
   TESSERA_UNROLL
   for (int p = 0; p < per_thread; ++p) {
