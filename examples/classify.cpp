@@ -6,8 +6,7 @@
 // CLIP's own preprocessing: the short side to the model's size by bicubic, the middle square cut out. The probabilities
 // are the softmax over classes of exp(logit_scale) times the cosine of picture and text (PACL: times its
 // compatibility).
-#include <tessera/io/json.hpp>
-
+#include "classification.hpp"
 #include "segmentation_options.hpp"
 
 namespace {
@@ -29,20 +28,9 @@ struct Guess {
 std::vector<Guess> classify(Context<Cpu>& ctx, const segmentation::DenseModel& model,
                             const segmentation::ClassEmbeddings& classes, const std::vector<std::string>& names,
                             const data::Image& picture) {
-  const data::Image square = data::clip_resize(picture, int(model.image_size()));
-  const auto input =
-      segmentation::padded_tensor(ctx, square, model.statistics(), model.patch_size(), model.patch_size());
-  const auto cosines = model.score_image(ctx, input, classes.vectors);
-  // Of several names of a class, where they were kept apart, the best one speaks.
+  const auto cosines = image_scores(ctx, model, classes, names.size(), picture);
   std::vector<Guess> guesses;
-  for (const auto& name : names) guesses.push_back({name, 0, -2});
-  for (size_t row = 0; row < classes.class_of_row.size(); ++row) {
-    double& best = guesses[size_t(classes.class_of_row[row])].cosine;
-    const double cosine = double(cosines(int64_t(row)));
-    tessera::require(std::isfinite(cosine), "the ", model.system(),
-                     " model gave a score that is not a number; its weights hold NaN or infinite values");
-    best = std::max(best, cosine);
-  }
+  for (size_t c = 0; c < names.size(); ++c) guesses.push_back({names[c], 0, cosines[c]});
   double sum = 0;
   const double highest =
       std::max_element(guesses.begin(), guesses.end(), [](auto& a, auto& b) { return a.cosine < b.cosine; })->cosine;

@@ -18,10 +18,10 @@ struct LabelledPictures {
   bool raw_labels = false;
   int64_t limit = 0;
 
-  /// `required`: whether the program can do nothing without them.
-  void add_to(CLI::App& app, bool required = true) {
-    app.add_option("--images", images, "folder of pictures")->required(required);
-    app.add_option("--labels", labels, "folder of label maps")->required(required);
+  /// `labels_required`: whether the program can do nothing without label maps.
+  void add_to(CLI::App& app, bool labels_required = true) {
+    app.add_option("--images", images, "folder of pictures")->required();
+    app.add_option("--labels", labels, "folder of label maps")->required(labels_required);
     app.add_option("--split", split, "a file with a name a line; default: all pictures of the folder");
     app.add_option("--image-suffix", image_suffix,
                    "how pictures' names go on after NAME (_leftImg8bit.png); default: .jpg, .png or .jpeg");

@@ -141,6 +141,9 @@ TEST_CASE("pair_similarities: cosines by whether classes agree, whatever the num
   const auto pairs = pair_similarities(view(three), labels, {counts, PairScope::within, 10, 0});
   CHECK(pairs.same == std::vector<float>{.6f});
   CHECK(pairs.different == std::vector<float>{0, .8f});
+  const std::vector<int32_t> unlabelled = {4, no_class, no_class};
+  const auto none = pair_similarities(view(three), unlabelled, {counts, PairScope::within, 10, 0});
+  CHECK(none.same.size() + none.different.size() == 0);
 
   const int threads = omp_get_max_threads();
   Tensor<float, 2> many(ctx, {300, 33});

@@ -130,14 +130,16 @@ struct PairSimilarities {
   std::vector<float> same, different;
 };
 
-/// The cosines of `pairs` of patches, features [N, C] of length 1, labels [N]: what roc_curve takes.
+/// The cosines of `pairs` of patches, features [N, C] of length 1, labels [N]: what roc_curve takes. Pairs with a patch
+/// of no_class are left out.
 inline PairSimilarities pair_similarities(const TensorView<const float, 2>& features, std::span<const int32_t> labels,
                                           const PatchPairs& pairs) {
   require<ShapeError>(int64_t(labels.size()) == features.shape[0], "pair_similarities: ", labels.size(), " labels for ",
                       features.shape[0], " patches");
   const int64_t channels = features.shape[1];
   std::vector<float> similarity(static_cast<size_t>(pairs.size()));
-  std::vector<uint8_t> same(similarity.size());
+  enum Kind : uint8_t { different_classes, same_class, left_out };
+  std::vector<Kind> kind(similarity.size());
   parallel_for(pairs.size(), 4096, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const auto [i, j] = pairs[k];
@@ -146,11 +148,13 @@ inline PairSimilarities pair_similarities(const TensorView<const float, 2>& feat
 #pragma omp simd reduction(+ : sum)
       for (int64_t c = 0; c < channels; ++c) sum += a[c] * b[c];
       similarity[size_t(k)] = sum;
-      same[size_t(k)] = labels[size_t(i)] == labels[size_t(j)];
+      const int32_t one = labels[size_t(i)], other = labels[size_t(j)];
+      kind[size_t(k)] = one == no_class || other == no_class ? left_out : one == other ? same_class : different_classes;
     }
   });
   PairSimilarities result;
-  for (size_t k = 0; k < similarity.size(); ++k) (same[k] ? result.same : result.different).push_back(similarity[k]);
+  for (size_t k = 0; k < similarity.size(); ++k)
+    if (kind[k] != left_out) (kind[k] == same_class ? result.same : result.different).push_back(similarity[k]);
   return result;
 }
 
