@@ -136,27 +136,30 @@ void add_cosine_similarity(int64_t patches, int64_t texts, int64_t channels) {
 void add_pair_compatibility(int64_t images, int64_t patch_count, int64_t channels, int64_t text_count) {
   const std::string shape = sentence("b", images, "t", patch_count, "d", channels, "k", text_count);
   const double product = 2.0 * double(images * patch_count * channels * text_count);
-  add_row(row_name<float>("pair_compatibility", "forward", shape), [=](Row& row) {
-    const auto patches = row.input<float>("patches", Shape<3>{images, patch_count, channels});
-    const auto texts = row.input<float>("texts", Shape<2>{text_count, channels});
-    const auto phi = row.output<float>("phi", Shape<2>{images, text_count});
-    const Tensor<float, 2> log_sum_exp(row.ctx, phi.shape);
-    row.flops = 2 * product;
-    row.work = [=, &row] { pair_compatibility_forward(row.ctx, view(phi), log_sum_exp, view(patches), texts, {5.0}); };
-  });
-  add_row(row_name<float>("pair_compatibility", "backward", shape), [=](Row& row) {
-    const auto patches = row.input<float>("patches", Shape<3>{images, patch_count, channels});
-    const auto texts = row.input<float>("texts", Shape<2>{text_count, channels});
-    const auto d_phi = row.input<float>("d_phi", Shape<2>{images, text_count});
-    const auto d_patches = row.output<float>("d_patches", patches.shape);
-    const auto d_texts = row.output<float>("d_texts", texts.shape);
-    const Tensor<float, 2> phi(row.ctx, d_phi.shape), log_sum_exp(row.ctx, d_phi.shape);
-    pair_compatibility_forward(row.ctx, view(phi), log_sum_exp, view(patches), texts, {5.0});
-    row.flops = 4 * product;
-    row.work = [=, &row] {
-      pair_compatibility_backward(row.ctx, view(d_patches), d_texts, d_phi, phi, log_sum_exp, patches, texts, {5.0});
-    };
-  });
+  for (const std::string pass : {"forward", "backward", "both"})
+    add_row(row_name<float>("pair_compatibility", pass, shape), [=](Row& row) {
+      const auto patches = row.input<float>("patches", Shape<3>{images, patch_count, channels});
+      const auto texts = row.input<float>("texts", Shape<2>{text_count, channels});
+      const Shape<2> pairs{images, text_count};
+      const bool forward = pass != "backward", backward = pass != "forward";
+      const auto phi = forward ? row.output<float>("phi", pairs) : Tensor<float, 2>(row.ctx, pairs);
+      const auto run_forward = [=, &row] {
+        pair_compatibility_forward(row.ctx, view(phi), view(patches), texts, {5.0});
+      };
+      row.flops = (forward ? 2 : 0) * product + (backward ? 4 : 0) * product;
+      if (!backward) {
+        row.work = run_forward;
+        return;
+      }
+      const auto d_phi = row.input<float>("d_phi", pairs);
+      const auto d_patches = row.output<float>("d_patches", patches.shape);
+      const auto d_texts = row.output<float>("d_texts", texts.shape);
+      if (!forward) run_forward();
+      row.work = [=, &row] {
+        if (forward) run_forward();
+        pair_compatibility_backward(row.ctx, view(d_patches), d_texts, d_phi, phi, patches, texts, {5.0});
+      };
+    });
 }
 
 }  // namespace
@@ -183,6 +186,7 @@ void add_product_rows() {
   add_cosine_similarity(1576, 150, 512);
   add_pair_compatibility(32, 64, 128, 130);
   add_pair_compatibility(16, 196, 512, 512);
+  add_pair_compatibility(256, 196, 512, 256);  // a batch of PACL on ViT-B/16
 }
 
 }  // namespace bench

@@ -12,9 +12,9 @@ using namespace tessera_test;
 namespace {
 
 // Straight from the definition, one pair at a time, in double.
-template <class T>
+template <class T, class Weighting = SoftmaxWeights, class Score = CosineScore>
 std::vector<double> reference(const TensorView<T, 3>& patches, const TensorView<T, 2>& texts,
-                              const PairCompatibilityOptions& options) {
+                              const PairCompatibilityOptions& options, Weighting weighting = {}, Score = {}) {
   const auto [images, count, channels] = patches.shape;
   const int64_t all_texts = texts.shape[0];
   const auto norm = [](const std::vector<double>& x) {
@@ -38,7 +38,12 @@ std::vector<double> reference(const TensorView<T, 3>& patches, const TensorView<
       for (int64_t t = 0; t < count; ++t) {
         std::vector<double> patch;
         for (int64_t c = 0; c < channels; ++c) patch.push_back(double(widen(patches(i, t, c))));
-        weights.push_back(std::exp(options.attention_scale * cosine(patch, text)));
+        const double lengths = Score::lengths_count ? norm(patch) * norm(text) : 1;
+        const double z = options.attention_scale * lengths * cosine(patch, text);
+        if constexpr (std::is_same_v<Weighting, SigmoidWeights>)
+          weights.push_back(1 / (1 + std::exp(-z - weighting.bias)));
+        else
+          weights.push_back(std::exp(z));
         sum += weights.back();
         if (const double n = norm(patch); options.pool_normalized && n > 0)
           for (double& v : patch) v /= n;
@@ -53,18 +58,17 @@ std::vector<double> reference(const TensorView<T, 3>& patches, const TensorView<
 
 template <class T>
 struct Gradients {
-  Tensor<accumulate_t<T>, 2> phi, log_sum_exp;
+  Tensor<accumulate_t<T>, 2> phi;
   Tensor<T, 3> d_patches;
   Tensor<T, 2> d_texts;
 };
 template <class T>
 Gradients<T> run(Context<Cpu>& ctx, const Tensor<T, 3>& patches, const Tensor<T, 2>& texts,
                  const Tensor<accumulate_t<T>, 2>& d_phi, PairCompatibilityOptions options) {
-  using A = accumulate_t<T>;
-  Gradients<T> g{Tensor<A, 2>(ctx, d_phi.shape), Tensor<A, 2>(ctx, d_phi.shape), Tensor<T, 3>(ctx, patches.shape),
+  Gradients<T> g{Tensor<accumulate_t<T>, 2>(ctx, d_phi.shape), Tensor<T, 3>(ctx, patches.shape),
                  Tensor<T, 2>(ctx, texts.shape)};
-  pair_compatibility_forward(ctx, view(g.phi), g.log_sum_exp, view(patches), texts, options);
-  pair_compatibility_backward(ctx, view(g.d_patches), g.d_texts, d_phi, g.phi, g.log_sum_exp, patches, texts, options);
+  pair_compatibility_forward(ctx, view(g.phi), view(patches), texts, options);
+  pair_compatibility_backward(ctx, view(g.d_patches), g.d_texts, d_phi, g.phi, patches, texts, options);
   return g;
 }
 template <class To, class From, int Rank>
@@ -83,8 +87,9 @@ TEMPLATE_TEST_CASE("pair_compatibility: forward is the definition at every size"
   using T = TestType;
   const double tolerance = std::is_same_v<T, double> ? 1e-13 : 3e-6;
   auto ctx = nan_filled_context();
-  const int64_t sizes[][4] = {{1, 1, 1, 1},  {2, 1, 5, 3},    {1, 63, 64, 1},
-                              {3, 65, 7, 2}, {2, 128, 33, 9}, {1, 197, 129, 300}};
+  // The last one by Gram matrices: few patches beside channels and texts.
+  const int64_t sizes[][4] = {{1, 1, 1, 1},    {2, 1, 5, 3},       {1, 63, 64, 1},  {3, 65, 7, 2},
+                              {2, 128, 33, 9}, {1, 197, 129, 300}, {2, 35, 64, 270}};
   for (const auto& [images, count, channels, texts] : sizes)
     for (const auto& options : all_options) {
       INFO("B " << images << " T " << count << " D " << channels << " K " << texts << " scale "
@@ -98,7 +103,7 @@ TEMPLATE_TEST_CASE("pair_compatibility: forward is the definition at every size"
 
 TEST_CASE("pair_compatibility: gradients agree with finite differences", "[ops][pair_compatibility]") {
   auto ctx = nan_filled_context();
-  const int64_t sizes[][4] = {{2, 7, 5, 3}, {1, 1, 4, 2}, {3, 4, 6, 1}, {1, 3, 6, 261}};
+  const int64_t sizes[][4] = {{2, 7, 5, 3}, {1, 1, 4, 2}, {3, 4, 6, 1}, {1, 3, 6, 261}};  // the last by Gram matrices
   for (const auto& [images, count, channels, texts] : sizes)
     for (const auto& options : all_options) {
       auto v = random_variable<3>(ctx, {images, count, channels}, 1);
@@ -116,7 +121,8 @@ TEMPLATE_TEST_CASE("pair_compatibility: backward agrees with double, absent outp
   const double tolerance = std::is_same_v<T, float> ? 5e-6 : 5e-3;  // bfloat16: the stores' rounding
   auto ctx = nan_filled_context();
   for (const auto& options : all_options) {
-    auto v = random_tensor<T, 3>(ctx, {5, 65, 33}, 1, 2.0);
+    const int64_t count = options.attention_scale > 1 ? 65 : 20;  // pooled vectors, Gram matrices
+    auto v = random_tensor<T, 3>(ctx, {5, count, 33}, 1, 2.0);
     auto t = random_tensor<T, 2>(ctx, {300, 33}, 2, 3.0);
     auto d_phi = random_tensor<float, 2>(ctx, {5, 300}, 3);
     const auto narrow_run = run(ctx, v, t, d_phi, options);
@@ -128,12 +134,37 @@ TEMPLATE_TEST_CASE("pair_compatibility: backward agrees with double, absent outp
 
     Tensor<T, 3> d_patches(ctx, v.shape);
     Tensor<T, 2> d_texts(ctx, t.shape);
-    pair_compatibility_backward(ctx, view(d_patches), {}, d_phi, narrow_run.phi, narrow_run.log_sum_exp, v, t, options);
-    pair_compatibility_backward(ctx, TensorView<T, 3>{}, d_texts, d_phi, narrow_run.phi, narrow_run.log_sum_exp, v, t,
-                                options);
+    pair_compatibility_backward(ctx, view(d_patches), {}, d_phi, narrow_run.phi, v, t, options);
+    pair_compatibility_backward(ctx, TensorView<T, 3>{}, d_texts, d_phi, narrow_run.phi, v, t, options);
     CHECK(largest_difference(view(d_patches), view(narrow_run.d_patches)) == 0);
     CHECK(largest_difference(view(d_texts), view(narrow_run.d_texts)) == 0);
   }
+}
+
+TEMPLATE_TEST_CASE("pair_compatibility: other weights and scores, forward and backward", "[ops][pair_compatibility]",
+                   CosineScore, DotScore) {
+  auto ctx = nan_filled_context();
+  const int64_t sizes[][4] = {{2, 7, 5, 3}, {1, 4, 6, 20}};  // pooled vectors, Gram matrices
+  for (const auto& [images, count, channels, texts] : sizes)
+    for (const bool normalized : {false, true}) {
+      const PairCompatibilityOptions options{.attention_scale = 0.5, .pool_normalized = normalized};
+      auto v = random_variable<3>(ctx, {images, count, channels}, 1);
+      auto t = random_variable<2>(ctx, {texts, channels}, 2);
+      const auto check = [&](auto weighting) {
+        INFO("T " << count << ", normalised " << normalized);
+        const auto phi = pair_compatibility(ctx, view(v.value()), t.value(), options, weighting, TestType{});
+        CHECK(largest_difference(to_host(phi),
+                                 reference(view(v.value()), view(t.value()), options, weighting, TestType{})) < 1e-13);
+        const auto result = gradcheck(
+            ctx,
+            [&](auto& tape, auto a, auto b) { return pair_compatibility(tape, a, b, options, weighting, TestType{}); },
+            v, t);
+        INFO(result.message);
+        CHECK(result);
+      };
+      check(SoftmaxWeights{});
+      check(SigmoidWeights{.bias = -0.3});
+    }
 }
 
 TEST_CASE("pair_compatibility: zero patches, zero texts and no texts are defined", "[ops][pair_compatibility]") {
@@ -204,14 +235,13 @@ TEST_CASE("pair_compatibility: errors name the argument, the axis and the number
   REQUIRE_ERROR(pair_compatibility(ctx, v, t), ShapeError, "axis D of texts [3, 7] is 7 but must be 8 (from patches)");
   REQUIRE_ERROR(pair_compatibility(ctx, Tensor<float, 3>(ctx, {2, 0, 7}), t), ShapeError, "at least one patch");
   Tensor<float, 2> phi(ctx, {2, 4});
-  REQUIRE_ERROR(pair_compatibility_forward(ctx, view(phi), {}, v.slice(2, 0, 7), t), ShapeError,
-                "axis K of phi [2, 4]");
+  REQUIRE_ERROR(pair_compatibility_forward(ctx, view(phi), v.slice(2, 0, 7), t), ShapeError, "axis K of phi [2, 4]");
   Tensor<float, 2> right(ctx, {2, 3});
-  REQUIRE_ERROR(pair_compatibility_forward(ctx, view(right), {}, v.slice(2, 0, 7), t), ShapeError,
+  REQUIRE_ERROR(pair_compatibility_forward(ctx, view(right), v.slice(2, 0, 7), t), ShapeError,
                 "patches [2, 4, 7] is a view with strides");
   auto texts = random_tensor<float, 2>(ctx, {3, 8}, 2);
-  REQUIRE_ERROR(pair_compatibility_backward(ctx, TensorView<float, 3>{}, {}, right, right, {}, v, texts), ValueError,
-                "log_sum_exp is absent");
+  REQUIRE_ERROR(pair_compatibility_backward(ctx, TensorView<float, 3>{}, {}, phi, right, v, texts), ShapeError,
+                "axis K of d_phi [2, 4]");
 }
 
 TEMPLATE_TEST_CASE("pair_compatibility: values and gradients are PyTorch's", "[ops][pair_compatibility]", float,

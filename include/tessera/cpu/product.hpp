@@ -1,6 +1,8 @@
 // One plain matrix product inside an operation on Cpu: a short form of cpu::matrix_product for dense float or double
 // blocks.
 #pragma once
+#include <algorithm>
+
 #include <tessera/cpu/matmul.hpp>
 
 namespace tessera::cpu {
@@ -31,6 +33,23 @@ void multiply(Context<Cpu>& ctx, int64_t m, int64_t n, int64_t k, C* c, int64_t 
                              .c_row = c_row,
                              .c_batch = 0,
                              .add = store == Store::add});
+}
+
+/// The same for a product c [n, n] that is symmetric, without the upper right quarter: mirror_lower fills it in.
+template <class C, class T>
+void multiply_lower(Context<Cpu>& ctx, int64_t n, int64_t k, C* c, Factor<T> a, Factor<T> b,
+                    Store store = Store::overwrite) {
+  const int64_t half = std::min(n, (n / 2 + 15) / 16 * 16);  // libraries like whole vectors
+  const Factor<T> lower{a.data + half * (a.transposed ? 1 : a.row), a.row, a.transposed};
+  multiply<C, T>(ctx, half, half, k, c, n, a, b, store);
+  if (half < n) multiply<C, T>(ctx, n - half, n, k, c + half * n, n, lower, b, store);
+}
+
+/// c [n, n] becomes symmetric: what is above the diagonal becomes what is below.
+template <class C>
+void mirror_lower(C* c, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = i + 1; j < n; ++j) c[i * n + j] = c[j * n + i];
 }
 
 /// `from` itself where it is of type A already, else its first `count` elements widened into `copy`.

@@ -5,12 +5,13 @@
 // Nothing is normalised beforehand: with raw products p = text . v_t, lengths enter as factors 1 / |text|, 1 / |v_t|,
 // so that products of bfloat16 are exact. Beside Cpu's notation, with w_t = 1, or 1 / |v_t| where
 // options.pool_normalized:
-//   pooled u = sum_t a_t w_t v_t
+//   pooled u = sum_t a_t w_t v_t,  z_t = the scaled scores
 //   d_v_t  = R_t - (what is not orthogonal to v_t),  R = sum over texts of (c text + e u')
 //   d_text = X - (X . unit) unit,                    X = sum over images of (sum over patches of c v + f u')
 // where u' is u without its part along the text.
 #pragma once
 #include <algorithm>
+#include <utility>
 
 #include <tessera/device/launch.cuh>
 #include <tessera/kernels/matrix_tiles.cuh>
@@ -58,35 +59,57 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
   if (pair_traits::Rows::lane() == 0) inverse_norms[row] = inverse_length(squares);
 }
 
-/// weights [pairs, padded] = a_t w_t from products [pairs, patches]: forward with its log-sum-exp, which is written
-/// where present; backward (`again`) from it. The inverse norms are those of this round. A warp a pair.
-template <class W, bool again>
+/// A pair's scaled scores z_t from its raw products with the text, as a weighting sees them; a warp reads them
+/// together.
+template <class Score>
+struct PairScores {
+  const float *products, *patch_inverse;
+  float factor;  // attention_scale, over the text's length unless lengths count
+  int64_t patches;
+
+  /// d z_t / d product.
+  TESSERA_DEVICE float slope(int64_t t) const { return Score::lengths_count ? factor : factor * patch_inverse[t]; }
+  TESSERA_DEVICE float operator[](int64_t t) const { return slope(t) * products[t]; }
+  TESSERA_DEVICE float max() const {
+    float largest = negative_infinity();
+    pair_traits::Rows::for_each_pack<1>(patches, [&](int64_t t) { largest = fmaxf(largest, (*this)[t]); });
+    return warp_max(largest);
+  }
+  template <class F>
+  TESSERA_DEVICE float sum(F&& of) const {
+    float total = 0;
+    pair_traits::Rows::for_each_pack<1>(patches, [&](int64_t t) { total += of((*this)[t]); });
+    return warp_sum(total);
+  }
+};
+template <class Score>
+TESSERA_DEVICE PairScores<Score> pair_scores(const float* products, const float* patch_inverse,
+                                             const float* text_inverse, int64_t pair, const PairTile& tile,
+                                             float scale) {
+  return {products + pair * tile.patches, patch_inverse + pair / tile.texts * tile.patches,
+          Score::lengths_count ? scale : scale * text_inverse[pair % tile.texts], tile.patches};
+}
+/// What a weighting finds that a pair's weights have in common.
+template <class Weighting>
+using PairCommon = decltype(std::declval<Weighting>().common(std::declval<PairScores<CosineScore>>(), PairPlace{}));
+
+/// weights [pairs, padded] = a_t w_t from products [pairs, patches], and, where present, what they have in common
+/// [pairs]. The inverse norms are those of this round. A warp a pair.
+template <class W, class Score, class Weighting>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
-    pair_attention_kernel(W* weights, float* log_sum_exp, const float* products, const float* text_inverse,
-                          const float* patch_inverse, PairTile tile, float scale, bool normalized) {
+    pair_attention_kernel(W* weights, PairCommon<Weighting>* commons, const float* products, const float* text_inverse,
+                          const float* patch_inverse, PairTile tile, float scale, bool normalized,
+                          Weighting weighting) {
   using Rows = pair_traits::Rows;
   const int64_t pair = Rows::first_row();
   if (pair >= tile.images * tile.texts) return;
-  const float* row = products + pair * tile.patches;
-  const float* inverse = patch_inverse + pair / tile.texts * tile.patches;
-  const float factor = scale * text_inverse[pair % tile.texts];
-  float shift, over_sum = 1;
-  if constexpr (again) {
-    shift = log_sum_exp[tile.place(pair)];
-  } else {
-    float largest = negative_infinity(), sum = 0;
-    Rows::for_each_pack<1>(tile.patches, [&](int64_t t) { largest = fmaxf(largest, factor * inverse[t] * row[t]); });
-    largest = warp_max(largest);
-    Rows::for_each_pack<1>(tile.patches, [&](int64_t t) { sum += expf(factor * inverse[t] * row[t] - largest); });
-    sum = warp_sum(sum);
-    shift = largest;
-    over_sum = 1.0f / sum;
-    if (log_sum_exp && Rows::lane() == 0) log_sum_exp[tile.place(pair)] = largest + logf(sum);
-  }
+  const auto scores = pair_scores<Score>(products, patch_inverse, text_inverse, pair, tile, scale);
+  const auto common =
+      weighting.common(scores, PairPlace{tile.first_image + pair / tile.texts, tile.first_text + pair % tile.texts});
+  if (commons && Rows::lane() == 0) commons[pair] = common;
   Rows::for_each_pack<1>(tile.padded, [&](int64_t t) {
     float weight = 0;
-    if (t < tile.patches)
-      weight = expf(factor * inverse[t] * row[t] - shift) * over_sum * (normalized ? inverse[t] : 1.0f);
+    if (t < tile.patches) weight = weighting.weight(scores[t], common) * (normalized ? scores.patch_inverse[t] : 1.0f);
     weights[pair * tile.padded + t] = narrow<W>(weight);
   });
 }
@@ -140,19 +163,19 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
 
 /// What the gradients of a round's pairs are made from.
 struct PairGradient {
-  const float *d_phi, *phi, *log_sum_exp;   // [B, K]
+  const float *d_phi, *phi;                 // [B, K]
   const float *products, *across_products;  // [pairs, patches]: p, and v_t . (u without its part along the text)
   const float *pooled_inverse, *pooled_along, *text_inverse, *patch_inverse;
   float scale;
   bool normalized;
 };
 
-/// c and e [pairs, padded], and turning [parts, images * patches], the sums over a part's texts of d_s s. Block (32
+/// c and e [pairs, padded], and turning [parts, images * patches], the sums over a part's texts of d_z z. Block (32
 /// patches, part, image); a warp takes every eighth text.
-template <class W>
+template <class W, class Score, class Weighting>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
-    pair_gradient_kernel(W* c, W* e, float* turning, PairGradient g, PairTile tile, int64_t patch_blocks,
-                         int64_t parts) {
+    pair_gradient_kernel(W* c, W* e, float* turning, const PairCommon<Weighting>* commons, PairGradient g,
+                         PairTile tile, int64_t patch_blocks, int64_t parts, Weighting weighting) {
   constexpr int warps = pair_traits::threads / warp_size;
   TESSERA_SHARED(float, of_warp, pair_traits::threads);
   const int lane = int(threadIdx.x) % warp_size, warp = int(threadIdx.x) / warp_size;
@@ -171,14 +194,13 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
       const float of_phi = g.d_phi[place] * over, across = of_phi * g.phi[place] * over;
       const float along =
           of_phi * (1 - g.phi[place] * over * g.pooled_along[pair]);  // 1 - phi^2: no cancellation later
-      const float product = unit * g.products[pair * tile.patches + t], cosine = product * inverse;
-      const float attention = expf(g.scale * cosine - g.log_sum_exp[place]);
-      // The softmax's mean term is 0: docs/math/pair_compatibility.md.
-      const float d_attention = pool * (along * product - across * g.across_products[pair * tile.patches + t]);
-      const float d_cosine = g.scale * attention * d_attention;
-      turned += d_cosine * cosine;
-      of_text = unit * (along * attention * pool + d_cosine * inverse);
-      of_pooled = -across * attention * pool;
+      const auto scores = pair_scores<Score>(g.products, g.patch_inverse, g.text_inverse, pair, tile, g.scale);
+      const float product = unit * scores.products[t], z = scores[t], weight = weighting.weight(z, commons[pair]);
+      const float d_weight = pool * (along * product - across * g.across_products[pair * tile.patches + t]);
+      const float d_z = weighting.slope(z, weight) * d_weight;  // what weights share passes nothing: docs/math
+      turned += d_z * z;
+      of_text = unit * along * weight * pool + d_z * scores.slope(t);
+      of_pooled = -across * weight * pool;
     }
     if (t < tile.padded) {
       c[pair * tile.padded + t] = narrow<W>(of_text);
@@ -192,9 +214,9 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
   turning[(part * tile.images + image) * tile.patches + t] = turned;
 }
 
-/// d_patches of the round's images from R [rows, channels] and, where patches are pooled as they are, turning
-/// [parts, rows]. A warp a patch.
-template <class T>
+/// d_patches of the round's images from R [rows, channels] and turning [parts, rows]: the parts of R along a patch pass
+/// as far as its length counts. A warp a patch.
+template <class T, class Score>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
     pair_d_patches_kernel(T* d_patches, const float* sums, const float* turning, const T* patches,
                           const float* patch_inverse, int64_t rows, int64_t channels, int64_t parts, bool normalized) {
@@ -208,8 +230,11 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
   if (normalized) {
     Rows::for_each_pack<1>(channels, [&](int64_t c) { along += sum[c] * widen(patch[c]); });
     along = warp_sum(along);
-  } else {
-    for (int64_t part = 0; part < parts; ++part) along += turning[part * rows + row];
+  }
+  if (normalized == Score::lengths_count) {
+    float turned = 0;
+    for (int64_t part = 0; part < parts; ++part) turned += turning[part * rows + row];
+    along = normalized ? along - turned : turned;
   }
   const float back = along * inverse * inverse;
   Rows::for_each_pack<1>(
@@ -241,18 +266,26 @@ TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads) pair_zero_kernel
   if (i < count) to[i] = narrow<T>(0.0f);
 }
 
-/// d_texts from X [texts, channels]. A warp a text.
-template <class T>
+/// d_texts from X [texts, channels]. Where lengths count, only what pooled vectors gave is taken out along the text:
+/// the sum over images of d_phi phi (1 - phi^2). A warp a text.
+template <class T, class Score>
 TESSERA_KERNEL void TESSERA_LAUNCH_BOUNDS(pair_traits::threads)
-    pair_d_texts_kernel(T* d_texts, const float* sums, const T* texts, const float* text_inverse, int64_t rows,
-                        int64_t channels) {
+    pair_d_texts_kernel(T* d_texts, const float* sums, const T* texts, const float* text_inverse, const float* d_phi,
+                        const float* phi, int64_t images, int64_t rows, int64_t channels) {
   using Rows = pair_traits::Rows;
   const int64_t row = Rows::first_row();
   if (row >= rows) return;
   const float* sum = sums + row * channels;
   const T* text = texts + row * channels;
   float along = 0;
-  Rows::for_each_pack<1>(channels, [&](int64_t c) { along += sum[c] * widen(text[c]); });
+  if constexpr (Score::lengths_count) {
+    Rows::for_each_pack<1>(images, [&](int64_t i) {
+      const float cosine = phi[i * rows + row];
+      along += d_phi[i * rows + row] * cosine * (1 - cosine * cosine);
+    });
+  } else {
+    Rows::for_each_pack<1>(channels, [&](int64_t c) { along += sum[c] * widen(text[c]); });
+  }
   const float back = warp_sum(along) * text_inverse[row] * text_inverse[row];
   Rows::for_each_pack<1>(channels,
                          [&](int64_t c) { d_texts[row * channels + c] = narrow<T>(sum[c] - back * widen(text[c])); });
@@ -272,9 +305,9 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
   template <class T>
   using work_t = std::conditional_t<std::is_same_v<T, bfloat16>, bfloat16, float>;
 
-  template <class T>
-  static void forward(Context<Device>& ctx, Out<float, 2, Device> phi, Out<float, 2, Device> log_sum_exp,
-                      In<T, 3, Device> patches, In<T, 2, Device> texts, PairCompatibilityOptions options) {
+  template <class T, class Weighting, class Score>
+  static void forward(Context<Device>& ctx, Out<float, 2, Device> phi, In<T, 3, Device> patches, In<T, 2, Device> texts,
+                      PairCompatibilityOptions options, Weighting weighting, Score) {
     using namespace kernels;
     using W = work_t<T>;
     if (phi.size() == 0) return;
@@ -284,16 +317,16 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
         pooled(ctx, {most.images, most.texts, most.channels});
     Tensor<W, 3, Device> weights(ctx, {most.images, most.texts, most.padded});
     for_each_tile(most, patches.shape[0], [&](const Tile& tile) {
-      attention<T, false>(ctx, in, tile, products.data, weights.data, log_sum_exp.data, pooled.data);
+      attention<T, Score>(ctx, in, tile, weighting, products.data, weights.data, nullptr, pooled.data);
       launch("pair_phi", pair_phi_kernel<T>, rows(tile.images * tile.texts), threads, 0, ctx, phi.data, pooled.data,
              in.text(tile), in.text_inverse(tile), tile);
     });
   }
 
-  template <class T>
+  template <class T, class Weighting, class Score>
   static void backward(Context<Device>& ctx, Out<T, 3, Device> d_patches, Out<T, 2, Device> d_texts,
-                       In<float, 2, Device> d_phi, In<float, 2, Device> phi, In<float, 2, Device> log_sum_exp,
-                       In<T, 3, Device> patches, In<T, 2, Device> texts, PairCompatibilityOptions options) {
+                       In<float, 2, Device> d_phi, In<float, 2, Device> phi, In<T, 3, Device> patches,
+                       In<T, 2, Device> texts, PairCompatibilityOptions options, Weighting weighting, Score) {
     using namespace kernels;
     using W = work_t<T>;
     if (phi.size() == 0) {  // nothing depends on the inputs: zeros
@@ -316,13 +349,14 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
         turning(ctx, {tiles_of_image * parts_of_tile, most.images, most.patches});
     Tensor<W, 3, Device> weights(ctx, {most.images, most.texts, most.padded}), c(ctx, weights.shape),
         across(ctx, pooled.shape);
+    Tensor<kernels::PairCommon<Weighting>, 2, Device> commons(ctx, {most.images, most.texts});
     Tensor<float, 2, Device> pooled_inverse(ctx, {most.images, most.texts}), pooled_along(ctx, pooled_inverse.shape),
         text_sums(ctx, {d_texts ? all_texts : 0, channels});
     for_each_tile(most, patches.shape[0], [&](const Tile& tile) {
       const int64_t pairs = tile.images * tile.texts, rows_of_patches = tile.images * tile.patches;
       const int64_t patch_items = tile.patches * channels, pair_items = tile.texts * channels;
       const int64_t weight_items = tile.texts * tile.padded;
-      attention<T, true>(ctx, in, tile, products.data, weights.data, const_cast<float*>(log_sum_exp.data), pooled.data);
+      attention<T, Score>(ctx, in, tile, weighting, products.data, weights.data, commons.data, pooled.data);
       launch("pair_pooled", pair_pooled_kernel<W, T>, rows(pairs), threads, 0, ctx, pooled_inverse.data,
              pooled_along.data, across.data, pooled.data, in.text(tile), in.text_inverse(tile), tile);
       const auto u = operand_of<W>(across.data, channels, channels, pair_items);
@@ -345,7 +379,6 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
       float* turned = turning.data + first_part * rows_of_patches;
       const PairGradient gradient{d_phi.data,
                                   phi.data,
-                                  log_sum_exp.data,
                                   products.data,
                                   across_products.data,
                                   pooled_inverse.data,
@@ -355,8 +388,9 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
                                   float(in.options.attention_scale),
                                   in.options.pool_normalized};
       W* e = weights.data;  // the weights have done their work
-      launch("pair_gradient", pair_gradient_kernel<W>, blocks_for(patch_blocks * parts * tile.images, 1), threads, 0,
-             ctx, c.data, e, turned, gradient, tile, patch_blocks, parts);
+      launch("pair_gradient", pair_gradient_kernel<W, Score, Weighting>,
+             blocks_for(patch_blocks * parts * tile.images, 1), threads, 0, ctx, c.data, e, turned, commons.data,
+             gradient, tile, patch_blocks, parts, weighting);
 
       if (d_patches) {
         const auto add = [&](const char* name, const W* coefficients, auto b, int64_t b_item, bool first) {
@@ -378,7 +412,7 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
         add("pair_d_patches_texts", c.data, operand_of<T>(in.text(tile), channels, channels), 0, tile.first_text == 0);
         add("pair_d_patches_pooled", e, u, pair_items, false);
         if (tile.first_text + tile.texts == all_texts)
-          launch("pair_d_patches", pair_d_patches_kernel<T>, rows(rows_of_patches), threads, 0, ctx,
+          launch("pair_d_patches", pair_d_patches_kernel<T, Score>, rows(rows_of_patches), threads, 0, ctx,
                  d_patches.data + tile.first_image * patch_items, patch_sums.data, turning.data, in.patch(tile),
                  in.patch_inverse(tile), rows_of_patches, channels, first_part + parts, options.pool_normalized);
       }
@@ -402,8 +436,9 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
       }
     });
     if (d_texts)
-      launch("pair_d_texts", pair_d_texts_kernel<T>, rows(all_texts), threads, 0, ctx, d_texts.data, text_sums.data,
-             texts.data, in.text_inverse_norms.data, all_texts, channels);
+      launch("pair_d_texts", pair_d_texts_kernel<T, Score>, rows(all_texts), threads, 0, ctx, d_texts.data,
+             text_sums.data, texts.data, in.text_inverse_norms.data, d_phi.data, phi.data, patches.shape[0], all_texts,
+             channels);
   }
 
  private:
@@ -467,9 +502,9 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
   }
 
   /// A round's products, weights and pooled vectors.
-  template <class T, bool again, class W>
-  static void attention(Context<Device>& ctx, const Inputs<T>& in, const Tile& tile, float* products, W* weights,
-                        float* log_sum_exp, float* pooled) {
+  template <class T, class Score, class Weighting, class W>
+  static void attention(Context<Device>& ctx, const Inputs<T>& in, const Tile& tile, const Weighting& weighting,
+                        float* products, W* weights, kernels::PairCommon<Weighting>* commons, float* pooled) {
     using namespace kernels;
     const int64_t channels = tile.channels, patch_items = tile.patches * channels;
     const auto v = operand_of<T>(in.patch(tile), channels, channels, patch_items);
@@ -483,9 +518,9 @@ struct Backend<op::pair_compatibility, kernels::KernelDevice> {
                                                           .b_item = patch_items,
                                                           .c_item = tile.texts * tile.patches,
                                                           .items = tile.images});
-    launch("pair_attention", pair_attention_kernel<W, again>, rows(tile.images * tile.texts), threads, 0, ctx, weights,
-           log_sum_exp, products, in.text_inverse(tile), in.patch_inverse(tile), tile,
-           float(in.options.attention_scale), in.options.pool_normalized);
+    launch("pair_attention", pair_attention_kernel<W, Score, Weighting>, rows(tile.images * tile.texts), threads, 0,
+           ctx, weights, commons, products, in.text_inverse(tile), in.patch_inverse(tile), tile,
+           float(in.options.attention_scale), in.options.pool_normalized, weighting);
     matrix_product<true, false>(
         "pair_pool", ctx,
         MatrixProduct<W, T, float>{.c = pooled,
