@@ -23,7 +23,7 @@ set(united_systems_1 systems/clip systems/clip_checkpoint)
 set(united_systems_2 systems/maskclip systems/pacl)
 set(united_segmentation_1 segmentation/classes segmentation/prompts)
 set(united_segmentation_2 segmentation/correspondences segmentation/metrics segmentation/overlay segmentation/predictor segmentation/windows)
-set(united_train train/batches train/progress train/report train/text_batch train/trainer)
+set(united_train train/batches train/features train/progress train/report train/text_batch train/trainer)
 set(united_kernels_1 kernels/adamw kernels/attention kernels/cross_entropy kernels/embedding kernels/layernorm kernels/reduce)
 set(united_kernels_2 kernels/contrastive kernels/elementwise kernels/interpolate kernels/patches kernels/rearrange
   kernels/tokens)

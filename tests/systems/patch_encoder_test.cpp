@@ -117,7 +117,7 @@ TEST_CASE("patch encoder: a CLIP's tokens before and after its norm and projecti
   const double difference = largest_difference(host(narrow->patches(ctx, images)), host(usual->patches(ctx, images)));
   CHECK(difference > 0);
   CHECK(difference < 0.2);
-  REQUIRE_ERROR(load_patch_encoder(ctx, folder.path(), {.dtype = Dtype::f16}), ValueError, "f32 or bf16, not f16");
+  REQUIRE_ERROR(load_patch_encoder(ctx, folder.path(), {.dtype = Dtype::f16}), ValueError, "f32 or bf16, not F16");
 }
 
 TEST_CASE("patch encoder: PACL's aligned patches, SegCLIP's patches before they are grouped", "[systems]") {

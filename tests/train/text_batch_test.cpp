@@ -118,3 +118,39 @@ TEST_CASE("text batch: captions without nouns, and no prompts at all", "[train]"
   CHECK(to_host(view(texts.batch.excluded)) == std::vector<uint8_t>{0, 0, 0, 0});
   CHECK(make(captions, options(0)).batch.prompts.empty());
 }
+
+TEST_CASE("text batch: one text an image, the caption and its nouns each as likely, any template", "[train]") {
+  Context<Cpu> ctx;
+  const auto prompt = [](int noun, int number) {
+    return (number == 0 ? "a photo of a " : "the ") + finder().nouns()[size_t(noun)];
+  };
+  const std::vector<std::string> same(3000, "a dog and a cat on grass");
+  std::map<std::string, int> count;
+  const auto drawn = draw_texts(ctx, same, &finder(), 2, prompt, false, {1, 2, 3});
+  for (const auto& text : drawn.texts) ++count[text];
+  CHECK(count.size() == 7);  // the caption, and three nouns in two templates
+  CHECK(std::abs(count["a dog and a cat on grass"] - 750) < 120);
+  for (const std::string noun : {"dog", "cat", "grass"})
+    for (const std::string before : {"a photo of a ", "the "}) CHECK(std::abs(count[before + noun] - 375) < 90);
+  CHECK(draw_texts(ctx, same, &finder(), 2, prompt, false, {1, 2, 3}).texts == drawn.texts);
+  CHECK(draw_texts(ctx, same, &finder(), 2, prompt, false, {1, 2, 4}).texts != drawn.texts);
+  CHECK(draw_texts(ctx, captions, nullptr, 2, prompt, false, {1, 2, 3}).texts == captions);
+
+  // no negatives: texts all of whose nouns an image's caption has, and its own text where it stands again
+  const auto texts = draw_texts(ctx, captions, &finder(), 2, prompt, true, {1, 2, 3});
+  const auto all = draw_texts(ctx, captions, &finder(), 2, prompt, false, {1, 2, 3});
+  CHECK(all.texts == texts.texts);
+  const int64_t images = int64_t(captions.size());
+  REQUIRE(texts.excluded.shape == Shape<2>{images, images});
+  for (int64_t i = 0; i < images; ++i) {
+    CHECK(texts.owner(i) == i);
+    const auto known = nouns_of(captions[size_t(i)]);
+    for (int64_t k = 0; k < images; ++k) {
+      const auto asked = nouns_of(texts.texts[size_t(k)]);
+      const bool implied = !asked.empty() && std::includes(known.begin(), known.end(), asked.begin(), asked.end());
+      INFO(i << " " << texts.texts[size_t(k)]);
+      CHECK(int(texts.excluded(i, k)) == int(i != k && (implied || texts.texts[size_t(i)] == texts.texts[size_t(k)])));
+      CHECK(all.excluded(i, k) == 0);
+    }
+  }
+}

@@ -117,7 +117,10 @@ LoadedTower<T, Device> load_vit(Context<Device>& ctx, const std::filesystem::pat
 template <class T, class Device>
 LoadedTower<T, Device> load_image_tower(Context<Device>& ctx, const std::filesystem::path& path,
                                         std::optional<Activation> activation = {}) {
-  if (describe_checkpoint(path).model_type == "vit") {
+  const std::string type = describe_checkpoint(path).model_type;
+  require<IoError>(type != "pacl" && type != "segclip", "the encoder ", path.string(), " is a \"", type,
+                   "\"; name a CLIP or a ViT");
+  if (type == "vit") {
     require(!activation, "--activation belongs to CLIPs; ", path.string(), " is a \"vit\"");
     return detail::load_vit<T>(ctx, path);
   }

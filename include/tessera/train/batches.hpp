@@ -18,6 +18,7 @@
 #include <tessera/data/image.hpp>
 #include <tessera/data/resize.hpp>
 #include <tessera/data/superpixel_store.hpp>
+#include <tessera/train/sample_order.hpp>
 
 namespace tessera::train {
 
@@ -48,9 +49,10 @@ struct Batch {
 class Batches {
  public:
   Batches(Context<Cpu>& ctx, std::shared_ptr<const data::CaptionSource> source, BatchOptions options)
-      : ctx_(ctx), source_(std::move(source)), options_(options) {
-    require(source_->size() >= options_.batch, "training: the data set has ", source_->size(),
-            " pictures, less than one batch of ", options_.batch);
+      : ctx_(ctx),
+        source_(std::move(source)),
+        options_(options),
+        order_(source_->size(), options_.batch, options_.seed) {
     if (options_.superpixels) options_.superpixels->side = options_.image_size;
     if (options_.stored_superpixels) options_.stored_superpixels->check_source(*source_);
   }
@@ -76,7 +78,7 @@ class Batches {
       const int64_t grid = options_.superpixels->grid();
       batch.superpixels = Tensor<int32_t, 2>(ctx_, {count, grid * grid});
     }
-    const std::vector<int64_t> samples = samples_of(step);
+    const std::vector<int64_t> samples = order_(step);
     const RandomStream random{options_.seed, uint32_t(step), crop_operation};
     parallel_for(count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -115,24 +117,14 @@ class Batches {
     for (size_t i = 0; i < labels.size(); ++i)
       numbers[i] = known.try_emplace(labels[i], int32_t(known.size())).first->second;
   }
-  // Whole batches of each epoch's order; what does not fill a batch is left out of that epoch.
-  std::vector<int64_t> samples_of(int64_t step) {
-    const int64_t steps_an_epoch = source_->size() / options_.batch, epoch = step / steps_an_epoch;
-    if (epoch != epoch_) {
-      order_ = data::epoch_order(source_->size(), options_.seed, uint32_t(epoch));
-      epoch_ = epoch;
-    }
-    const auto first = order_.begin() + ptrdiff_t(step % steps_an_epoch * options_.batch);
-    return {first, first + ptrdiff_t(options_.batch)};
-  }
 
   static constexpr uint32_t crop_operation = 0x63726f70;  // apart from the streams of the model's own random numbers
 
   Context<Cpu>& ctx_;
   std::shared_ptr<const data::CaptionSource> source_;
   BatchOptions options_;
-  std::vector<int64_t> order_;
-  int64_t epoch_ = -1, next_step_ = -1;
+  SampleOrder order_;
+  int64_t next_step_ = -1;
   std::future<Batch> next_;
 };
 

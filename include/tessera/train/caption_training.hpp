@@ -9,6 +9,7 @@
 #include <tessera/data/scene_source.hpp>
 #include <tessera/data/shards.hpp>
 #include <tessera/data/tokenizer.hpp>
+#include <tessera/data/wordnet.hpp>
 #include <tessera/nn/text_transformer.hpp>
 #include <tessera/segmentation/prompts.hpp>
 #include <tessera/train/text_batch.hpp>
@@ -21,9 +22,30 @@ struct CaptionedData {
   std::vector<std::string> nouns;  ///< empty where none were given
 };
 
+/// Those nouns of a list that stand in the captions, in the list's order.
+inline std::vector<std::string> nouns_in_captions(const data::CaptionSource& source,
+                                                  const std::vector<std::string>& list) {
+  const data::NounFinder finder(list, true);
+  std::vector<char> stands(list.size(), 0);
+  for (int64_t i = 0; i < source.size(); ++i)
+    for (const int noun : finder.find(source.caption(i))) stands[size_t(noun)] = 1;
+  std::vector<std::string> nouns;
+  for (size_t n = 0; n < list.size(); ++n)
+    if (stands[n]) nouns.push_back(list[n]);
+  return nouns;
+}
+
+/// The nouns of a file; of WordNet ("wordnet", "wordnet:FOLDER") those that stand in the captions.
+inline std::vector<std::string> named_nouns(const data::CaptionSource& source, const std::string& name) {
+  const bool elsewhere = name.starts_with("wordnet:");
+  if (name != "wordnet" && !elsewhere) return data::NounFinder::from_file(name).nouns();
+  const auto list = elsewhere ? data::wordnet_nouns(name.substr(8)) : data::wordnet_nouns();
+  return nouns_in_captions(source, list);
+}
+
 /// "scenes:classic" or "scenes:rich" (rendered as training goes; `count` scenes), a folder of tar shards, one shard, or
-/// a table of path<TAB>caption. `noun_file` may be empty: scenes know their nouns, a folder of shards may hold
-/// nouns.txt.
+/// a table of path<TAB>caption. `noun_file`, as in named_nouns, may be empty: scenes know their nouns, a folder of
+/// shards may hold nouns.txt.
 inline CaptionedData open_captioned_data(const std::string& name, const std::string& noun_file, int scene_size,
                                          int64_t scene_count, uint64_t scene_seed) {
   CaptionedData found;
@@ -41,7 +63,7 @@ inline CaptionedData open_captioned_data(const std::string& name, const std::str
     if (noun_file.empty() && std::filesystem::exists(beside, ignored))
       found.nouns = data::NounFinder::from_file(beside.string()).nouns();
   }
-  if (!noun_file.empty()) found.nouns = data::NounFinder::from_file(noun_file).nouns();
+  if (!noun_file.empty()) found.nouns = named_nouns(*found.source, noun_file);
   return found;
 }
 

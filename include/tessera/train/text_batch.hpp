@@ -32,6 +32,31 @@ struct TextBatchOptions {
   std::function<std::string(int)> prompt;  ///< the prompt of a noun, by its number in the finder's list
 };
 
+namespace detail {
+
+/// [B, K]: 1 where text k belongs to another image than i (owner[k] != i) but has nouns, all of which are image i's.
+inline Tensor<uint8_t, 2> implied_texts(Context<Cpu>& ctx, std::vector<std::vector<int>> image_nouns,
+                                        const std::vector<std::vector<int>>& text_nouns,
+                                        const std::vector<int32_t>& owner) {
+  const int64_t images = int64_t(image_nouns.size()), texts = int64_t(text_nouns.size());
+  auto implied = Tensor<uint8_t, 2>::zeros(ctx, {images, texts});
+  for (int64_t i = 0; i < images; ++i) {
+    std::vector<int>& known = image_nouns[size_t(i)];
+    std::sort(known.begin(), known.end());
+    for (int64_t k = 0; k < texts; ++k) {
+      if (owner[size_t(k)] == i) continue;
+      const auto& nouns = text_nouns[size_t(k)];
+      const bool all_known = !nouns.empty() && std::all_of(nouns.begin(), nouns.end(), [&](int noun) {
+        return std::binary_search(known.begin(), known.end(), noun);
+      });
+      implied(i, k) = all_known ? 1 : 0;
+    }
+  }
+  return implied;
+}
+
+}  // namespace detail
+
 /// `random` chooses among an image's nouns where there are more than most_nouns.
 inline TextBatch make_text_batch(Context<Cpu>& ctx, const std::vector<std::string>& captions,
                                  const data::NounFinder& finder, const TextBatchOptions& options,
@@ -67,21 +92,45 @@ inline TextBatch make_text_batch(Context<Cpu>& ctx, const std::vector<std::strin
   const int64_t images = int64_t(captions.size()), texts = int64_t(rows.size());
   batch.rows = Tensor<int32_t, 1>::from_host(ctx, {texts}, rows);
   batch.owner = Tensor<int32_t, 1>::from_host(ctx, {texts}, owner);
-  batch.excluded = Tensor<uint8_t, 2>::zeros(ctx, {images, texts});
-  if (options.exclude_implied)
-    for (int64_t i = 0; i < images; ++i) {
-      std::vector<int>& known = image_nouns[size_t(i)];
-      std::sort(known.begin(), known.end());
-      for (int64_t k = 0; k < texts; ++k) {
-        if (owner[size_t(k)] == i) continue;
-        const auto& nouns = text_nouns[size_t(k)];
-        const bool implied = !nouns.empty() && std::all_of(nouns.begin(), nouns.end(), [&](int noun) {
-          return std::binary_search(known.begin(), known.end(), noun);
-        });
-        batch.excluded(i, k) = implied ? 1 : 0;
-      }
-    }
+  batch.excluded = options.exclude_implied ? detail::implied_texts(ctx, std::move(image_nouns), text_nouns, owner)
+                                           : Tensor<uint8_t, 2>::zeros(ctx, {images, texts});
   return batch;
+}
+
+/// One text for each image.
+struct DrawnTexts {
+  std::vector<std::string> texts;  ///< [B]
+  Tensor<int32_t, 1> owner;        ///< [B]: 0, 1, …
+  Tensor<uint8_t, 2> excluded;     ///< [B, B], as in TextBatch; a text that is image i's own too is no negative of it
+};
+
+/// PACL's augmentation of texts: for each image one of its caption and its nouns, each as likely as the others; a noun
+/// is asked for by one of `templates`, drawn anew, as prompt(noun, number of the template). `finder` may be null: then
+/// the captions are taken as they are.
+inline DrawnTexts draw_texts(Context<Cpu>& ctx, const std::vector<std::string>& captions,
+                             const data::NounFinder* finder, int templates,
+                             const std::function<std::string(int noun, int number)>& prompt, bool exclude_implied,
+                             const RandomStream& random) {
+  DrawnTexts drawn;
+  std::vector<int32_t> owner;
+  std::vector<std::vector<int>> image_nouns, text_nouns;
+  data::Draws draws(random);
+  for (size_t image = 0; image < captions.size(); ++image) {
+    const std::vector<int> nouns = finder ? finder->find(captions[image]) : std::vector<int>{};
+    const int choice = draws.below(1 + int(nouns.size())), number = draws.below(templates);
+    image_nouns.push_back(nouns);
+    owner.push_back(int32_t(image));
+    text_nouns.push_back(choice == 0 ? nouns : std::vector<int>{nouns[size_t(choice - 1)]});
+    drawn.texts.push_back(choice == 0 ? captions[image] : prompt(text_nouns.back().front(), number));
+  }
+  const int64_t images = int64_t(captions.size());
+  drawn.owner = Tensor<int32_t, 1>::from_host(ctx, {images}, owner);
+  drawn.excluded = exclude_implied ? detail::implied_texts(ctx, std::move(image_nouns), text_nouns, owner)
+                                   : Tensor<uint8_t, 2>::zeros(ctx, {images, images});
+  for (int64_t i = 0; exclude_implied && i < images; ++i)
+    for (int64_t k = 0; k < images; ++k)
+      if (i != k && drawn.texts[size_t(i)] == drawn.texts[size_t(k)]) drawn.excluded(i, k) = 1;
+  return drawn;
 }
 
 }  // namespace tessera::train
