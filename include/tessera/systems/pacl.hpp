@@ -155,7 +155,8 @@ Pacl<T, Device> make_pacl_on(Context<Device>& ctx, LoadedTower<T, Device> encode
 template <class T, class Device>
 void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const std::filesystem::path& folder,
                const std::string& prompts = "") {
-  io::Json json = detail::own_config_to_json({pacl.visual.config, pacl.text.config}, "pacl");
+  const ClipConfig towers{.vision = pacl.visual.config, .text = pacl.text.config};  // named: nvcc loses a braced list
+  io::Json json = detail::own_config_to_json(towers, "pacl");
   json["attention_scale"] = pacl.attention_scale;
   if (pacl.embedder) {
     json["projection_dim"] = pacl.text.config.embed_dim;
