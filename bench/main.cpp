@@ -37,7 +37,10 @@ Row& prepared(const NamedRow& named) {
     row.reset();
     row = std::make_unique<Row>();
     named.prepare(*row);
+    const size_t before = row->ctx.pool->bytes_in_use();
+    row->ctx.pool->reset_peak();
     row->work();  // first use: code and memory become warm
+    row->work_megabytes = 1e-6 * double(row->ctx.pool->peak_bytes() - before);
     name = named.name;
   }
   return *row;
@@ -54,6 +57,7 @@ void measure(benchmark::State& state, const NamedRow& named) {
     best = std::min(best, std::chrono::duration<double>(Clock::now() - started).count());
   }
   state.counters["best_ms"] = 1e3 * best;
+  state.counters["work_MB"] = row.work_megabytes;
   state.counters["GB/s"] = 1e-9 * row.bytes() / best;
   if (row.flops > 0) state.counters["GFLOP/s"] = 1e-9 * row.flops / best;
 }

@@ -38,8 +38,9 @@ struct Row {
   std::vector<io::NamedTensor> inputs;
   std::function<std::vector<io::NamedTensor>()> more_inputs;  // a model's parameters, collected when they are wanted
   std::vector<std::pair<std::string, std::function<AnyTensor()>>> outputs;  // read after the work
-  double bytes_moved = 0;  // that one run reads and writes at least; 0: inputs and outputs once
-  double flops = 0;        // multiplications and additions of one run, where that is what bounds the work
+  double bytes_moved = 0;     // that one run reads and writes at least; 0: inputs and outputs once
+  double work_megabytes = 0;  // that the first run took beyond inputs and outputs, at its peak
+  double flops = 0;           // multiplications and additions of one run, where that is what bounds the work
 
   /// An input of normal numbers, times `deviation`.
   template <class T, size_t Rank>

@@ -160,14 +160,29 @@ both_ways("cosine_similarity", cosine_similarity, ["a", "b"])
 
 
 def pair_compatibility(patches, texts):
+    """As written down. Of the ways that were tried the fastest: softmax over the last axis, and lengths divided out
+    of phi instead of out of the pooled vectors."""
     unit_texts = F.normalize(texts, dim=-1)
-    cosines = F.normalize(patches, dim=-1) @ unit_texts.T  # [B, T, K]
-    weights = (5 * cosines).softmax(1)
-    pooled = weights.transpose(1, 2) @ patches  # [B, K, D]
-    return (F.normalize(pooled, dim=-1) * unit_texts).sum(-1)
+    cosines = (F.normalize(patches, dim=-1) @ unit_texts.T).transpose(1, 2)  # [B, K, T]
+    pooled = torch.bmm((5 * cosines).softmax(-1), patches)  # [B, K, D]
+    return torch.einsum("bkd,kd->bk", pooled, unit_texts) / pooled.norm(dim=-1)
 
 
-both_ways("pair_compatibility", pair_compatibility, ["patches", "texts"], "phi")
+@peer("pair_compatibility/forward", "pair_compatibility/backward", "pair_compatibility/both")
+def pair_compatibility_peer(inputs, name):
+    which = name.split("/")[1]
+    if which == "forward":
+        return forward(pair_compatibility, inputs, "phi")
+    if which == "backward":
+        return backward(pair_compatibility, inputs, ["patches", "texts"], "d_phi")
+    patches, texts = (inputs[key].detach().requires_grad_(True) for key in ("patches", "texts"))
+
+    def work():
+        phi = pair_compatibility(patches, texts)
+        d_patches, d_texts = torch.autograd.grad(phi, [patches, texts], inputs["d_phi"])
+        return {"phi": phi.detach(), "d_patches": d_patches, "d_texts": d_texts}
+
+    return work
 
 
 # ---- tokens ---------------------------------------------------------------------------------------------------------
@@ -360,8 +375,11 @@ def gumbel_softmax_draw(inputs, name):
 
 
 def assignment_pool_mean(value, assignment):
-    """Means of value [B, N, C] by the weights assignment [B, N, G]: [B, G, C]."""
-    return assignment.mT @ value / assignment.sum(1).clamp(min=1)[..., None]
+    """Means of value [B, N, C] by the weights assignment [B, N, G]: [B, G, C]. The divisor is mass.clamp(min=1) with the
+    derivative 1 at a mass of exactly 1, a group of one patch, as PyTorch's clamp had it when SegCLIP was published. The
+    clamp of PyTorch 2.15 has 0 there."""
+    mass = assignment.sum(1)
+    return assignment.mT @ value / torch.where(mass < 1, 1.0, mass)[..., None]
 
 
 @peer("assignment_pool/forward", "assignment_pool/backward")
