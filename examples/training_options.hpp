@@ -28,7 +28,10 @@ struct TrainingOptions {
            "--data", data,
            "scenes:classic, scenes:rich, a folder of tar shards, a shard, or a table of path<TAB>caption (.tsv)")
         ->capture_default_str();
-    app.add_option("--nouns", nouns, "file with one noun a line; scenes bring their own");
+    app.add_option(
+        "--nouns", nouns,
+        "file with one noun a line; or wordnet, the nouns of WordNet that stand in the captions (wordnet:FOLDER "
+        "where it is not in /usr/share/wordnet); scenes bring their own");
     app.add_option("--output", output, "folder for model, checkpoint and metrics")->required();
     app.add_option("--prompt", prompt, "prompt of a noun: {} is the noun, {article} is a or an")->capture_default_str();
     app.add_flag("--keep-implied", keep_implied, "count texts as negatives of images whose caption implies them");
@@ -153,6 +156,12 @@ inline std::vector<std::string> noun_prompts(const std::vector<std::string>& nou
   std::vector<std::string> prompts;
   for (const auto& noun : nouns) prompts.push_back(tessera::segmentation::fill(prompt, noun));
   return prompts;
+}
+
+/// The templates of --prompt: one with {} in it, or those of a prompt set by its name or file.
+inline std::vector<std::string> prompt_templates(const std::string& prompt) {
+  if (prompt.find("{}") != prompt.npos) return {prompt};
+  return tessera::segmentation::load_prompt_set(prompt).templates;
 }
 
 /// The factor on similarities, for the line of a step.
