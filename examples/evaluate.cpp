@@ -1,7 +1,9 @@
-// Scores segmentation by words on pictures with label maps: IoU of every class, their mean, pixel accuracy.
+// Scores segmentation by words on pictures with label maps: IoU of every class, their mean, pixel accuracy. Or, with
+// --task classify, classification of whole pictures: top-1 and top-5 accuracy over a folder of pictures for each class.
 //
 //   evaluate --checkpoint clip-vit-base-patch16 --images VOC2012/JPEGImages --labels VOC2012/SegmentationClass
 //            --split VOC2012/ImageSets/Segmentation/val.txt --classes voc20 --size 448 --window 448 --stride 224
+//   evaluate --task classify --checkpoint clip-vit-base-patch16 --beside pacl=pacl-b16 --images pets/
 //
 // The confusion matrix is counted over the whole data set. Scores are resampled to each label map's size before the
 // best class is taken; label maps are never resized.
@@ -10,6 +12,7 @@
 #include <tessera/segmentation/metrics.hpp>
 #include <tessera/train/progress.hpp>
 
+#include "classification.hpp"
 #include "labelled_pictures.hpp"
 #include "segmentation_options.hpp"
 
@@ -18,7 +21,8 @@ namespace examples {
 struct EvaluateOptions {
   SegmentationOptions segmentation;
   LabelledPictures pictures;
-  std::string rule = "mmsegmentation", output;
+  std::string task = "segment", rule = "mmsegmentation", output, confusion;
+  std::vector<std::string> beside;
 };
 
 }  // namespace examples
@@ -86,10 +90,19 @@ void print_scores(const Segmenter& segmenter, const segmentation::SegmentationSc
 }
 
 void run(const Options& options) {
-  const auto samples = find_samples(options.pictures);
-  require_writable(options.output);
   Context<Cpu> ctx;
   Context<ThisDevice> device;
+  if (options.task == "classify")
+    return evaluate_classification(ctx, device, options.segmentation.model, options.beside, options.pictures.images,
+                                   options.segmentation.classes, options.pictures.limit, options.output,
+                                   options.confusion);
+  tessera::require(!options.pictures.labels.empty(), "--labels is required: the folder of label maps");
+  tessera::require(!options.segmentation.classes.empty(),
+                   "--classes is required, in the order of the label maps' numbers");
+  tessera::require(options.beside.empty() && options.confusion.empty(),
+                   "--beside and --confusion belong to --task classify");
+  const auto samples = find_samples(options.pictures);
+  require_writable(options.output);
   const Segmenter segmenter = make_segmenter(ctx, device, options.segmentation);
   const auto given = segmentation::load_class_list(options.segmentation.classes);
   tessera::require(segmenter.list.size() == given.size(), "--background puts a class before the ", given.size(), " of ",
@@ -135,12 +148,28 @@ int main(int argc, char** argv) {
       "A picture NAME.jpg belongs to the label map NAME.png. Label maps are palette or grey PNGs whose values are\n"
       "class numbers, or class numbers + 1 where the class list says reduce_zero_label; what is no class is not\n"
       "counted. A class list with a background class and --background T predicts it by threshold; without\n"
-      "--background its name is looked for like any other.\n"};
+      "--background its name is looked for like any other.\n\n"
+      "  evaluate --task classify --checkpoint clip-vit-base-patch16 --beside pacl=pacl-b16 --images pets\n\n"
+      "classifies whole pictures instead: --images holds a folder of pictures for each class, called as the class "
+      "is.\n"};
   options.segmentation.add_to(
       app,
       "a class list FILE.json, a benchmark (voc20, voc21, context59, ...), or names separated by commas, in the "
       "order of the label maps' numbers");
-  options.pictures.add_to(app);
+  app.get_option("--classes")
+      ->required(false)
+      ->description(
+          "a class list FILE.json, a benchmark (voc20, voc21, context59, ...), or names separated by commas, in the "
+          "order of the label maps' numbers; with --task classify what to choose from, default: the folders' names");
+  options.pictures.add_to(app, false);
+  app.get_option("--limit")->description("only the first N pictures; with --task classify, of each class");
+  app.add_option("--task", options.task, "segment, or classify (whole pictures)")
+      ->check(CLI::IsMember({"segment", "classify"}))
+      ->capture_default_str();
+  app.add_option("--beside", options.beside,
+                 "--task classify: NAME=CHECKPOINT, one more to compare with; may be repeated");
+  app.add_option("--confusion", options.confusion,
+                 "--task classify: a picture of what was taken for what (.png, .jpg)");
   app.add_option("--rule", options.rule,
                  "mmsegmentation: a class that is predicted but labelled nowhere counts as 0; detectron2: it does not "
                  "count")
