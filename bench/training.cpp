@@ -61,30 +61,37 @@ NounTexts noun_texts(Row& row) {
   return result;
 }
 
-/// A model with its optimiser; the model's weights are inputs of the row.
+/// Which norms of the first step's gradients a peer must agree with.
+enum class Norms { total, total_and_each };
+
+/// A model with its optimiser; the model's weights are inputs of the row, the norms outputs.
 template <class Model>
 struct Step {
   Model model;
-  optim::ParameterList parameters, compared;
+  optim::ParameterList parameters;
   optim::AdamW optimizer;
+  std::vector<std::pair<optim::ParameterList, Tensor<double, 0>>> norms;
   int64_t updates = 0;
 
-  /// `compares` says of a parameter's name whether its gradient counts in the norm that a peer must agree with.
-  Step(Row& row, Model initial, double learning_rate, bool (*compares)(std::string_view)) : model(std::move(initial)) {
+  Step(Row& row, Model initial, double learning_rate, Norms compared) : model(std::move(initial)) {
     for (io::NamedTensor& named : systems::stored_parameters(model, systems::own_names))
       row.inputs.push_back({"model." + named.name, named.tensor});
     nn::for_each_parameter(model, [&](const std::string& name, auto& p) {
       if (!p.requires_grad()) return;
       parameters.add(name, p);
-      if (compares(name)) compared.add(name, p);
+      if (compared == Norms::total) return;
+      norms.emplace_back(optim::ParameterList(), row.output<double>("gradient_norm." + name, Shape<0>{}));
+      norms.back().first.add(name, p);
     });
+    norms.emplace_back(parameters, row.output<double>("gradient_norm", Shape<0>{}));
     optimizer.add_group(parameters, {learning_rate, 0.9, 0.98, 1e-6, 0.05});
   }
-  /// Gradients of `loss`, and the step that they lead to. The first time their norm goes to `norm_compared`.
-  void update(Tape<Cpu>& tape, const Variable<float, 0>& loss, double* norm_compared) {
+  /// Gradients of `loss`, and the step that they lead to.
+  void update(Tape<Cpu>& tape, const Variable<float, 0>& loss) {
     tape.backward(loss);
+    if (updates++ == 0)
+      for (const auto& [of, value] : norms) *value.data = optim::gradient_norm(of);
     const double norm = optim::gradient_norm(parameters);
-    if (updates++ == 0) *norm_compared = optim::gradient_norm(compared);
     optimizer.step({.gradient_scale = optim::clip_factor(norm, 1.0)});
     optimizer.clear_gradients();
   }
@@ -92,13 +99,12 @@ struct Step {
 
 void prepare_pacl(Row& row) {
   const auto step = std::make_shared<Step<systems::Pacl<float>>>(row, systems::make_pacl<float>(row.ctx, demo_config()),
-                                                                 1e-3, [](std::string_view) { return true; });
+                                                                 1e-3, Norms::total);
 
   const Variable<float, 4> images(row.input<float>("images", Shape<4>{batch, 3, 64, 64}));
   const NounTexts given = noun_texts(row);
 
   const auto loss_value = row.output<float>("loss", Shape<0>{});
-  const auto norm = row.output<double>("gradient_norm", Shape<0>{});
   row.work = [=, &row] {
     const auto& model = step->model;
     Tape<Cpu> tape(row.ctx);
@@ -108,7 +114,7 @@ void prepare_pacl(Row& row) {
     const auto phi = model.compatibility(tape, patches, embedding(tape, distinct, given.rows));
     const auto loss = multi_text_contrastive(tape, phi, given.owner, given.excluded, model.logit_scale);
     *loss_value.data = *loss.value().data;
-    step->update(tape, loss, norm.data);
+    step->update(tape, loss);
   };
 }
 
@@ -127,16 +133,6 @@ systems::SegclipConfig segclip_demo_config() {
   return config;
 }
 
-/// Whether a parameter takes no part in assigning patches to groups. Where a group has a single patch, rounding decides
-/// whether the sum that its mean is divided by is below 1, and with it a part of the other parameters' gradients.
-bool behind_groups(std::string_view name) {
-  for (const char* before :
-       {"clip.visual.transformer.layers0", "clip.visual.transformer.semantic_layer2", "clip.visual.class_embedding",
-        "clip.visual.positional_embedding", "clip.visual.conv1", "clip.visual.ln_pre"})
-    if (name.starts_with(before)) return false;
-  return true;
-}
-
 /// The contrastive loss of a step's image embeddings.
 using TextLoss =
     std::function<Variable<float, 0>(Tape<Cpu>&, const systems::Segclip<float>&, const Variable<float, 2>&)>;
@@ -152,7 +148,7 @@ void prepare_segclip(Row& row, const systems::SegclipConfig& config, nn::Initial
     p.state().requires_grad = !frozen || systems::segclip_pace(name) != systems::SegclipPace::frozen;
   });
   using ModelStep = Step<systems::Segclip<float>>;
-  const auto step = std::make_shared<ModelStep>(row, std::move(model), learning_rate, behind_groups);
+  const auto step = std::make_shared<ModelStep>(row, std::move(model), learning_rate, Norms::total_and_each);
 
   const int64_t side = config.vision.image_size, patches = config.vision.grid() * config.vision.grid();
   const int64_t groups = config.group.centres, visible = nn::visible_patches(patches, config.mask_ratio);
@@ -168,7 +164,6 @@ void prepare_segclip(Row& row, const systems::SegclipConfig& config, nn::Initial
   const auto contrastive_value = row.output<float>("contrastive", Shape<0>{});
   const auto superpixel_value = row.output<float>("superpixel", Shape<0>{});
   const auto reconstruction_value = row.output<float>("reconstruction", Shape<0>{});
-  const auto norm = row.output<double>("gradient_norm", Shape<0>{});
   row.work = [=, &row] {
     const auto& segclip = step->model;
     Tape<Cpu> tape(row.ctx);
@@ -181,7 +176,7 @@ void prepare_segclip(Row& row, const systems::SegclipConfig& config, nn::Initial
     *contrastive_value.data = *contrastive.value().data;
     *superpixel_value.data = *superpixel.value().data;
     *reconstruction_value.data = *reconstruction.value().data;
-    step->update(tape, add(tape, add(tape, contrastive, superpixel), reconstruction), norm.data);
+    step->update(tape, add(tape, add(tape, contrastive, superpixel), reconstruction));
   };
 }
 

@@ -250,14 +250,6 @@ class Segclip(nn.Module):
                 self.superpixel_loss(assignment, inputs["superpixels"]), reconstruction)
 
 
-def behind_groups(name):
-    """Whether a parameter takes no part in assigning patches to groups: rounding decides about the others' gradients
-    where a group has a single patch."""
-    return not name.startswith(("clip.visual.transformer.layers0", "clip.visual.transformer.semantic_layer2",
-                                "clip.visual.class_embedding", "clip.visual.positional_embedding", "clip.visual.conv1",
-                                "clip.visual.ln_pre"))
-
-
 def step(model, inputs, learning_rate, contrastive):
     model.load_state_dict(
         {name.removeprefix("model."): value for name, value in inputs.items() if name.startswith("model.")})
@@ -265,7 +257,7 @@ def step(model, inputs, learning_rate, contrastive):
              if not name.startswith("model.")}
     given["removed"] = given["removed"].float()
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    parameters, norms = list(named.values()), []
+    parameters, norms = list(named.values()), {}
     optimizer = torch.optim.AdamW(
         parameters, lr=learning_rate, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05, fused=True)
     losses_of = lambda: model(given, lambda model, embeddings: contrastive(model, embeddings, given))
@@ -276,13 +268,14 @@ def step(model, inputs, learning_rate, contrastive):
         losses = losses_of()
         sum(losses).backward()
         if not norms:  # once: what is compared
-            compared = [parameter.grad.norm() for name, parameter in named.items() if behind_groups(name)]
-            norms.append(torch.stack(compared).norm())
+            each = {name: parameter.grad.double().norm() for name, parameter in named.items()}
+            norms.update({f"gradient_norm.{name}": norm for name, norm in each.items()})
+            norms["gradient_norm"] = torch.stack(list(each.values())).norm()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         values = zip(("contrastive", "superpixel", "reconstruction"), losses)
-        return {"gradient_norm": norms[0], **{name: loss.detach() for name, loss in values}}
+        return {**norms, **{name: loss.detach() for name, loss in values}}
 
     return work
 
