@@ -72,7 +72,7 @@ struct AssignmentNoise {
 template <class T, class Device = Cpu>
 struct SemanticGroups {
   Variable<T, 3, Device> groups;      ///< [B, G, C]: group tokens
-  Variable<T, 3, Device> assignment;  ///< [B, N, G]: each patch's centre, one-hot up to rounding (straight-through)
+  Variable<T, 3, Device> assignment;  ///< [B, N, G]: each patch's centre, one-hot (straight-through)
   Variable<T, 3, Device> logits;      ///< [B, N, G]: their softmax is the soft assignment that masks are read from
 };
 

@@ -4,7 +4,7 @@
 //   soft: assignment = y;  hard: assignment = (onehot(argmax y) - y) + y, whose gradient is that of y ("straight
 //   through")
 // argmax y is a sample of softmax(logits) exactly, whatever the temperature. The hard assignment is computed as
-// written, as PyTorch does, so that its ones may be off by rounding. y is saved.
+// written, as PyTorch does; its ones are exact. y is saved.
 #pragma once
 #include <array>
 #include <bit>
