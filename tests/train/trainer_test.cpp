@@ -7,6 +7,7 @@
 #include <support/modules.hpp>
 #include <tessera/autograd/contrastive.hpp>
 #include <tessera/autograd/similarity.hpp>
+#include <tessera/nn/fingerprint.hpp>
 #include <tessera/nn/layers.hpp>
 
 using namespace tessera;
@@ -272,6 +273,33 @@ TEST_CASE("trainer: a checkpoint of other options or of another model is refused
   CHECK(read_bytes(folder / "run/checkpoint.safetensors") == bytes);
   write_bytes(folder / "run/checkpoint.safetensors", bytes.substr(0, bytes.size() / 2));
   REQUIRE_THROWS_AS(Run(options_in(folder)), IoError);
+}
+
+TEST_CASE("trainer: a run goes on only from the trained weights that it began with", "[train]") {
+  const Folder folder;
+  Context<Cpu> ctx;
+  Towers start = make_towers(ctx);
+  const uint64_t fingerprint = nn::fingerprint(start);
+  auto options = options_in(folder);
+  options.start = Start{"encoder", fingerprint};
+  {
+    Run run(options);
+    CHECK_FALSE(run.run([](int64_t step) {
+      if (step == 3) std::raise(SIGINT);
+    }));
+  }
+  CHECK(Run(options).trainer.step() == 4);
+  // One bit of one weight is another start.
+  float& last = start.text.weight.value().data[start.text.weight.value().size() - 1];
+  last = std::nextafter(last, 1.0f);
+  options.start->fingerprint = nn::fingerprint(start);
+  CHECK(options.start->fingerprint != fingerprint);
+  REQUIRE_ERROR(Run{options}, IoError, "encoder holds other weights than those that the run in ");
+  REQUIRE_ERROR(Run{options}, IoError, "--fresh");
+  last = std::nextafter(last, -1.0f);
+  CHECK(nn::fingerprint(start) == fingerprint);
+  options.resume = false;
+  CHECK(Run(options).trainer.step() == 0);
 }
 
 TEST_CASE("trainer: options that are not finite survive the checkpoint", "[train]") {

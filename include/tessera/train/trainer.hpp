@@ -36,6 +36,12 @@ inline ParameterRule usual_rule(const std::string& name, int rank) {
   return {1, rank >= 2 && !has("positional_embedding") && !has("token_embedding")};
 }
 
+/// The trained model that a training begins with.
+struct Start {
+  std::string from;      ///< its file or folder
+  uint64_t fingerprint;  ///< of its values: nn::fingerprint
+};
+
 /// What the trainers have in common: schedule, optimiser, where and how often a run is saved.
 struct TrainerOptions {
   int64_t steps = 1000, batch = 32;
@@ -52,6 +58,9 @@ struct TrainerOptions {
   bool quiet = false;                 ///< no progress bar
   /// What else makes the run what it is (data, sizes, losses): a run resumes only where this is equal too.
   io::Json recipe = io::Json::object();
+  /// Absent: random weights. A checkpoint holds what is trained; what is frozen comes from the start each time, so a
+  /// run resumes only while that is what it was.
+  std::optional<Start> start = {};
 };
 
 /// Set by Ctrl-C, and by the signal with which clusters end a job (SIGTERM), while an Interruption is alive; the loop
@@ -194,6 +203,12 @@ class Trainer {
             {"recipe", options_.recipe}};
   }
 
+  std::string start_text() const {
+    char text[17];
+    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(options_.start->fingerprint));
+    return text;
+  }
+
   void save() {
     std::vector<io::NamedTensor> tensors;
     for (const auto& p : parameters_) {
@@ -202,8 +217,9 @@ class Trainer {
       tensors.push_back({"model." + p.name(), {p.dtype(), p.shape(), {bytes, bytes->data()}}});
     }
     for (auto& [name, tensor] : optimizer_.state()) tensors.push_back({"optimizer." + name, tensor});
-    io::save_checkpoint(checkpoint_path(), tensors,
-                        {{"step", step_}, {"seconds", seconds_}, {"options", fingerprint()}});
+    io::Json state = {{"step", step_}, {"seconds", seconds_}, {"options", fingerprint()}};
+    if (options_.start) state["start"] = start_text();
+    io::save_checkpoint(checkpoint_path(), tensors, state);
     saved_step_ = step_;
   }
 
@@ -214,6 +230,11 @@ class Trainer {
     require<IoError>(io::json_text(state["options"].json(), -1) == io::json_text(fingerprint(), -1), checkpoint.path,
                      " was written by a run with other options (", io::json_text(state["options"].json(), -1),
                      "); give the same options, another folder, or --fresh to begin anew");
+    if (options_.start && state.has("start"))
+      require<IoError>(state.get<std::string>("start") == start_text(), options_.start->from,
+                       " holds other weights than those that the run in ", options_.folder.string(),
+                       " began with (was it trained anew?); bring those back, name another folder, or begin anew with "
+                       "--fresh");
     std::vector<io::WantedParameter> wanted;
     for (const auto& p : parameters_)
       wanted.push_back({"model." + p.name(), p.shape(), [p](const AnyTensor& tensor) {
