@@ -52,7 +52,7 @@ class Progress {
   void finish() {
     if (finished_) return;
     finished_ = true;
-    draw();
+    if (terminal_ || drawn_ != done_) draw();
     if (terminal_) std::fputc('\n', stream_);
     std::fflush(stream_);
   }
@@ -66,6 +66,7 @@ class Progress {
   static double seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
   void draw() {
     shown_ = Clock::now();
+    drawn_ = done_;
     constexpr int width = 24;
     const double fraction = total_ > 0 ? std::clamp(double(done_) / double(total_), 0.0, 1.0) : 1.0;
     const int full = int(fraction * width + 0.5);
@@ -83,7 +84,7 @@ class Progress {
   }
 
   std::string title_, unit_, note_;
-  int64_t total_, first_, done_;
+  int64_t total_, first_, done_, drawn_ = -1;
   std::FILE* stream_;
   bool terminal_, finished_ = false;
   Clock::time_point start_, shown_;
