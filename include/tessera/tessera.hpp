@@ -42,6 +42,7 @@
 #include <tessera/core/staging.hpp>
 #include <tessera/core/tensor.hpp>
 #include <tessera/nn/attention.hpp>
+#include <tessera/nn/fingerprint.hpp>
 #include <tessera/nn/gathered_contrastive.hpp>
 #include <tessera/nn/layers.hpp>
 #include <tessera/nn/masked_decoder.hpp>
