@@ -1,25 +1,20 @@
 // Learns to segment from captions alone, by PACL's objective: an image is compared with a text through the patches that
 // look like the text. Each caption comes with a prompt for every noun in it; label maps are never read.
+// Here two towers learn from random weights; the paper's training, on frozen towers, is in pacl_embedder.hpp.
 //
 //   train_pacl --data scenes:classic --output model
 //   train_pacl --data shards/ --nouns nouns.txt --image-size 224 --patch-size 16 --width 384 --output model
+//   train_pacl --encoder clip-vit-base-patch16 --data shards/ --features cache --batch 4096 --output model
 //   segment --checkpoint model --image photo.png --classes "dog,grass"
 #include <tessera/systems/pacl.hpp>
 #include <tessera/train/batches.hpp>
 #include <tessera/train/text_batch.hpp>
 
 #include "common.hpp"
+#include "pacl_embedder.hpp"
 #include "training_options.hpp"
 
 using namespace tessera;
-
-namespace examples {
-
-struct PaclTrainingOptions : TrainingOptions {
-  double attention_scale = 5;
-};
-
-}  // namespace examples
 
 namespace {
 
@@ -76,11 +71,14 @@ void train_on(const examples::PaclTrainingOptions& options) {
 }
 
 void run(const examples::PaclTrainingOptions& options) {
+  using examples::ThisDevice;
   examples::use_threads(options.threads);
-  if (options.dtype == "bf16")
-    train_on<bfloat16, examples::ThisDevice>(options);
+  const bool narrow = options.dtype == "bf16";
+  if (options.encoder.empty())
+    narrow ? train_on<bfloat16, ThisDevice>(options) : train_on<float, ThisDevice>(options);
   else
-    train_on<float, examples::ThisDevice>(options);
+    narrow ? examples::train_embedder<bfloat16, ThisDevice>(options)
+           : examples::train_embedder<float, ThisDevice>(options);
 }
 
 const examples::Devices<examples::PaclTrainingOptions> on_this_device(examples::ThisDevice{}, run);
@@ -93,16 +91,22 @@ int main(int argc, char** argv) {
   options.training.steps = 2000;
   options.training.learning_rate = 1.2e-3;
   CLI::App app{
-      "Learns to segment from captions alone (PACL's objective), from random weights.\n"
+      "Learns to segment from captions alone (PACL's objective), from random weights, or on a trained encoder.\n"
       "Ctrl-C saves; the same command resumes. OUTPUT/metrics.jsonl holds a line a step.\n\n"
       "  train_pacl --data scenes:classic --output model\n"
-      "  train_pacl --data shards/ --nouns nouns.txt --image-size 224 --patch-size 16 --output model\n"};
+      "  train_pacl --data shards/ --nouns nouns.txt --image-size 224 --patch-size 16 --output model\n"
+      "  train_pacl --encoder clip/ --data shards/ --nouns nouns.txt --features cache/ --output model\n"};
   options.add_to(app);
+  options.add_embedder_to(app);
   app.add_option("--attention-scale", options.attention_scale, "on cosines in the softmax over patches (the paper: 1)")
       ->check(examples::in_range(0, 1000))
       ->capture_default_str();
   examples::add_threads(app, options.threads);
-  return examples::run_program(app, argc, argv, "train_pacl",
-                               [&] { examples::Devices<examples::PaclTrainingOptions>::run(options.device, options); });
+  return examples::run_program(app, argc, argv, "train_pacl", [&] {
+    if (!options.encoder.empty()) options.follow_paper(app);
+    for (const char* option : {"--text", "--features", "--feature-dtype", "--patch-tokens", "--fixed-scale"})
+      require(!options.encoder.empty() || app.count(option) == 0, option, " belongs to training with --encoder");
+    examples::Devices<examples::PaclTrainingOptions>::run(options.device, options);
+  });
 }
 #endif
