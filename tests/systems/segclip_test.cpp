@@ -83,6 +83,79 @@ TEST_CASE("segclip: gradients of the three losses in every parameter, as release
   }
 }
 
+TEST_CASE("segclip: the superpixel loss by hand, as released and as in equations 5 and 6", "[systems]") {
+  auto ctx = nan_filled_context();
+  constexpr int64_t batch = 2, patches = 16, groups = 3;
+  const auto shares = random_tensor<double>(ctx, Shape<3>{batch, patches, groups}, 3);
+  const auto maps = superpixels(ctx);
+  using Row = std::vector<double>;
+  const auto softmax_of = [](const Row& x) {
+    Row y;
+    double sum = 0;
+    for (const double v : x) sum += std::exp(v);
+    for (const double v : x) y.push_back(std::exp(v) / sum);
+    return y;
+  };
+  for (const bool paper : {false, true}) {
+    INFO(paper);
+    double divergence = 0;  // KL(Q || P) + KL(P || Q), of all patches
+    for (int64_t b = 0; b < batch; ++b) {
+      std::vector<Row> rows;  // released: what the means are of; paper: their softmax
+      for (int64_t n = 0; n < patches; ++n) {
+        const Row row(&shares(b, n, 0), &shares(b, n, 0) + groups);
+        rows.push_back(paper ? softmax_of(row) : row);
+      }
+      for (int64_t n = 0; n < patches; ++n) {
+        Row mean(size_t(groups), 0.0);
+        double members = 0;
+        for (int64_t m = 0; m < patches; ++m) {
+          if (maps(b, m) != maps(b, n)) continue;
+          ++members;
+          for (size_t g = 0; g < size_t(groups); ++g) mean[g] += rows[size_t(m)][g];
+        }
+        for (double& v : mean) v /= members;
+        const Row p = paper ? rows[size_t(n)] : softmax_of(rows[size_t(n)]), q = paper ? mean : softmax_of(mean);
+        for (size_t g = 0; g < size_t(groups); ++g) divergence += (p[g] - q[g]) * std::log(p[g] / q[g]);
+      }
+    }
+    const double expected = paper ? divergence / batch : divergence / double(2 * batch * patches * groups);
+    auto config = tiny_segclip();
+    config.paper_superpixels = paper;
+    const auto model = make_segclip<double>(ctx, config);
+    Tape<Cpu> tape(ctx, false);
+    CHECK(model.superpixel_loss(tape, Variable<double, 3>(shares), maps).value().data[0] ==
+          Approx(expected).epsilon(1e-10));
+  }
+}
+
+TEST_CASE("segclip: a patch is made from its groups by QuickGELU, in the paper by GELU", "[systems]") {
+  auto ctx = nan_filled_context();
+  for (const bool paper : {false, true}) {
+    INFO(paper);
+    auto config = tiny_segclip();
+    config.paper_reconstruction = paper;
+    auto model = make_segclip<double>(ctx, config);
+    randomise(model);
+    const auto shares = random_tensor<double>(ctx, Shape<3>{1, 2, 3}, 3),
+               groups = random_tensor<double>(ctx, Shape<3>{1, 3, 8}, 4);
+    Tape<Cpu> tape(ctx, false);
+    const auto made = model.visual.spread(tape, Variable<double, 3>(shares), Variable<double, 3>(groups));
+    const auto& layer = model.visual.reconstruct_layer2.a_fc;
+    for (int64_t n = 0; n < 2; ++n)
+      for (int64_t c = 0; c < 8; ++c) {
+        double sum = 0;
+        for (int64_t g = 0; g < 3; ++g) {
+          double share = layer.bias.value()(g);
+          for (int64_t k = 0; k < 3; ++k) share += layer.weight.value()(g, k) * shares(0, n, k);
+          sum += share * groups(0, g, c);
+        }
+        const double expected =
+            paper ? sum * 0.5 * (1 + std::erf(sum / std::sqrt(2.0))) : sum / (1 + std::exp(-1.702 * sum));
+        CHECK(made.value()(0, n, c) == Approx(expected).margin(1e-12));
+      }
+  }
+}
+
 TEST_CASE("segclip: one group for each patch, the largest values make the image's embedding", "[systems]") {
   auto ctx = nan_filled_context();
   auto model = make_segclip<float>(ctx, tiny_segclip());
