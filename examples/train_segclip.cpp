@@ -6,6 +6,7 @@
 //   train_segclip --data pictures.tsv --init clip-vit-base-patch16 --group-layer 10 --output model
 //   train_segclip --data scenes:classic --output model
 //   segment --checkpoint model --image photo.png --classes "dog,grass" --groups groups.png
+#include <tessera/nn/fingerprint.hpp>
 #include <tessera/systems/segclip_checkpoint.hpp>
 #include <tessera/train/batches.hpp>
 
@@ -20,7 +21,8 @@ struct SegclipTrainingOptions : TrainingOptions {
   std::string init;
   std::vector<std::string> paper;
   systems::SegclipConfig model;
-  data::FelzenszwalbOptions felzenszwalb;
+  std::optional<double> superpixel_scale, superpixel_sigma;
+  std::optional<int> superpixel_min_size;
   std::string stored_superpixels;
   int64_t text_length = 32;
   double slow = 1e-3;
@@ -28,6 +30,26 @@ struct SegclipTrainingOptions : TrainingOptions {
 
   bool follows_paper(std::string_view where) const {
     return std::any_of(paper.begin(), paper.end(), [&](const auto& one) { return one == where || one == "all"; });
+  }
+  /// How superpixels are computed, where they are not stored.
+  data::FelzenszwalbOptions felzenszwalb() const {
+    const data::FelzenszwalbOptions usual;
+    return {superpixel_scale.value_or(usual.scale), superpixel_sigma.value_or(usual.sigma),
+            superpixel_min_size.value_or(usual.min_size)};
+  }
+  /// The store of superpixels, which may not be of other settings than were asked for.
+  std::shared_ptr<const data::SuperpixelStore> open_superpixels() const {
+    const auto store = std::make_shared<const data::SuperpixelStore>(stored_superpixels);
+    const auto& stored = store->recipe().felzenszwalb;
+    const auto check = [&](const char* option, const auto& wanted, auto value) {
+      if (wanted)
+        require(*wanted == value, option, " ", *wanted, ": the superpixels in ", stored_superpixels,
+                " were computed with ", value, "; leave the option out, or compute them again");
+    };
+    check("--superpixel-scale", superpixel_scale, stored.scale);
+    check("--superpixel-sigma", superpixel_sigma, stored.sigma);
+    check("--superpixel-min-size", superpixel_min_size, stored.min_size);
+    return store;
   }
 };
 
@@ -47,13 +69,14 @@ systems::SegclipConfig model_config(const examples::SegclipTrainingOptions& opti
   return config;
 }
 
-/// A model around the towers of a CLIP or a PACL.
+/// A model around the towers of a CLIP or a PACL; how that normalises pictures, and its fingerprint.
 template <class T, class Device>
 systems::Segclip<T, Device> around_trained(Context<Device>& ctx, const examples::SegclipTrainingOptions& options,
-                                           data::ImageStatistics& statistics) {
+                                           data::ImageStatistics& statistics, uint64_t& fingerprint) {
   const auto around = [&](auto loaded) {
     auto& [model, of_pictures] = loaded;
     statistics = of_pictures;
+    fingerprint = nn::fingerprint(model);
     const int64_t blocks = model.visual.config.transformer.layers;
     return systems::make_segclip<T>(ctx, model_config(options, blocks), std::move(model.visual), std::move(model.text),
                                     std::move(model.logit_scale));
@@ -80,6 +103,7 @@ void train_on(const examples::SegclipTrainingOptions& options) {
       trained_before ? data::Tokenizer::load(systems::describe_checkpoint(options.init).folder)
                      : train::learn_vocabulary(*captioned.source, prompts, options.vocabulary, options.context_length);
   data::ImageStatistics statistics;
+  uint64_t fingerprint = 0;
   const auto random_model = [&] {
     systems::SegclipConfig config = model_config(options, options.layers);
     config.vision = options.vision();
@@ -88,7 +112,7 @@ void train_on(const examples::SegclipTrainingOptions& options) {
     config.initial_logit_scale = std::log(options.logit_scale);
     return systems::make_segclip<T>(ctx, config, nn::Initialisation::xavier);
   };
-  auto model = trained_before ? around_trained<T>(ctx, options, statistics) : random_model();
+  auto model = trained_before ? around_trained<T>(ctx, options, statistics, fingerprint) : random_model();
   const auto& vision = model.config.vision;
   if (model.config.reconstruction)
     nn::visible_patches(vision.grid() * vision.grid(), model.config.mask_ratio);  // throws
@@ -106,11 +130,10 @@ void train_on(const examples::SegclipTrainingOptions& options) {
   batch_options.statistics = statistics;
   batch_options.crop = {.min_area = 0.5, .flip_probability = 0};  // the published training's
   if (options.superpixels)
-    batch_options.superpixels = {.felzenszwalb = options.felzenszwalb,
+    batch_options.superpixels = {.felzenszwalb = options.felzenszwalb(),
                                  .patch = int(vision.patch_size),
                                  .rule = options.majority ? data::PatchRule::majority : data::PatchRule::floor_mean};
-  if (options.superpixels && !options.stored_superpixels.empty())
-    batch_options.stored_superpixels = std::make_shared<const data::SuperpixelStore>(options.stored_superpixels);
+  if (!options.stored_superpixels.empty()) batch_options.stored_superpixels = options.open_superpixels();
   train::Batches batches(host, captioned.source, batch_options);
 
   // The contrastive loss: of each picture and its caption, or, where nouns are known, of its nouns' prompts too.
@@ -172,10 +195,12 @@ void train_on(const examples::SegclipTrainingOptions& options) {
   training.recipe["captions_only"] = options.captions_only;
   training.recipe["slow"] = options.slow;
   training.recipe["paper"] = options.paper;
-  training.recipe["superpixels"] = {options.superpixels, options.majority, options.felzenszwalb.scale,
-                                    options.felzenszwalb.sigma, options.felzenszwalb.min_size};
+  const auto felzenszwalb = options.felzenszwalb();
+  training.recipe["superpixels"] = {options.superpixels, options.majority, felzenszwalb.scale, felzenszwalb.sigma,
+                                    felzenszwalb.min_size};
   if (batch_options.stored_superpixels)
     training.recipe["stored_superpixels"] = batch_options.stored_superpixels->recipe().json();
+  if (trained_before) training.start = {options.init, fingerprint};
   if (trained_before)  // the published rule: everything but biases decays
     training.rule = [&](const std::string& name, int) -> train::ParameterRule {
       const bool fast = systems::segclip_pace(name) == systems::SegclipPace::fast;
@@ -252,19 +277,19 @@ int main(int argc, char** argv) {
   app.add_option("--decoder-heads", options.model.decoder_heads, "attention heads of the decoder")
       ->check(CLI::Range(int64_t(1), int64_t(4096)))
       ->capture_default_str();
-  app.add_flag("!--no-superpixels", options.superpixels, "train without the superpixel loss");
-  app.add_option("--superpixel-scale", options.felzenszwalb.scale, "of the superpixels: larger gives larger ones")
-      ->check(examples::in_range(0.01, 1e6))
-      ->capture_default_str();
-  app.add_option("--superpixel-sigma", options.felzenszwalb.sigma, "of the Gaussian before the superpixels")
-      ->check(examples::in_range(0, 100))
-      ->capture_default_str();
-  app.add_option("--superpixel-min-size", options.felzenszwalb.min_size, "pixels of the smallest superpixel")
-      ->check(CLI::Range(1, 1 << 30))
-      ->capture_default_str();
-  app.add_option(
-      "--stored-superpixels", options.stored_superpixels,
-      "folder that the program superpixels made for --data; scale, sigma and least size are then those of it");
+  auto* const without = app.add_flag("!--no-superpixels", options.superpixels, "train without the superpixel loss");
+  app.add_option("--superpixel-scale", options.superpixel_scale,
+                 "of the superpixels: larger gives larger ones (default: 224)")
+      ->check(examples::in_range(0.01, 1e6));
+  app.add_option("--superpixel-sigma", options.superpixel_sigma,
+                 "of the Gaussian before the superpixels, in pixels (default: 0.9)")
+      ->check(examples::in_range(0, 100));
+  app.add_option("--superpixel-min-size", options.superpixel_min_size,
+                 "pixels of the smallest superpixel (default: 224)")
+      ->check(CLI::Range(1, 1 << 30));
+  app.add_option("--stored-superpixels", options.stored_superpixels,
+                 "folder that the program superpixels made for --data; scale, sigma and least size are those of it")
+      ->excludes(without);
   app.add_flag("--superpixel-majority", options.majority,
                "a patch belongs to the superpixel of most of its pixels, not to the one with the mean number");
   app.add_option("--text-length", options.text_length, "tokens of a caption in training, at most")

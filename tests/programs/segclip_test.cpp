@@ -6,6 +6,7 @@
 #include <support/programs.hpp>
 #include <tessera/data/image.hpp>
 #include <tessera/io/json.hpp>
+#include <tessera/io/tensor_source.hpp>
 
 using namespace tessera;
 using namespace tessera_test;
@@ -32,6 +33,12 @@ struct Walls : ProgramFolder {
     io::write_text(root / "nouns.txt", "red wall\ngreen wall\nblue wall\n");
     io::write_text(root / "walls.json",
                    R"({"name": "walls", "background_id": 0, "classes": ["background", "red wall", "blue wall"]})");
+  }
+  /// Scenes in shards, with their nouns.
+  void shards(const std::string& name, int count) const {
+    const std::string command = sentence("cd '", root.string(), "' && '" TESSERA_PROGRAM_DIR "/scenes' --count ", count,
+                                         " --size 32 --shard-size 5 --output ", name, " 2>error.txt");
+    REQUIRE(std::system(command.c_str()) == 0);
   }
   /// A training; an option in `more` takes the place of the usual one.
   static std::string command(const std::string& program, const std::string& output, int steps, const std::string& more,
@@ -142,14 +149,106 @@ TEST_CASE("segclip: a model trained on a PACL's towers segments, shows its group
   folder.refuse("segment --checkpoint pacl --image walls/0.png --classes 'red wall' --system segclip", "segclip");
 }
 
-TEST_CASE("segclip: scenes bring their own nouns, and the paper's ways train too", "[programs]") {
+TEST_CASE("segclip: superpixels stored beside shards train as computed ones do, and only what they belong to",
+          "[programs]") {
+  if (!programs_are_there() || !tessera_test::programs_are_there({"superpixels", "scenes"})) return;
+  const Walls folder;
+  folder.shards("shards", 9);
+  const std::string settings = " --scale 20 --sigma 0.9 --min-size 10 --shard-size 4";
+  folder.succeed("superpixels --data shards --output maps" + settings);
+  const std::string data = "--data shards --nouns '' --image-size 32 --patch-size 8 ";
+  folder.succeed(Walls::segclip("computed", 4, data));
+  folder.succeed(Walls::segclip("stored", 4, data + "--stored-superpixels maps"));
+  CHECK(folder.weights("stored") == folder.weights("computed"));
+  folder.refuse(Walls::segclip("stored", 4, data), "with other options");
+
+  const auto refuse = [&](const std::string& option, const std::string& words) {
+    folder.refuse(Walls::segclip("model", 4, option), words);
+  };
+  refuse(data + "--stored-superpixels maps --superpixel-scale 30",
+         "--superpixel-scale 30: the superpixels in maps were");
+  refuse(data + "--stored-superpixels maps --superpixel-min-size 11", "were computed with 10; leave the option out");
+  refuse(data + "--stored-superpixels maps --no-superpixels", "--no-superpixels");
+  refuse("--stored-superpixels maps", "maps holds superpixels of 9 pictures, but the data set has 10;");
+  folder.succeed("superpixels --data captions.tsv --output of-walls" + settings);
+  folder.shards("ten", 10);
+  refuse("--data ten --nouns '' --image-size 32 --patch-size 8 --stored-superpixels of-walls",
+         "superpixels of sample 0 belong to another picture than ");
+  fs::remove(folder.root / "maps" / "000002.tar");
+  refuse(data + "--stored-superpixels maps", "maps holds superpixels of 8 of 9 pictures; run the program superpixels");
+}
+
+TEST_CASE("segclip: a run goes on only with the encoder that it began with", "[programs]") {
+  if (!programs_are_there()) return;
+  const Walls folder;
+  folder.succeed(Walls::command("train_pacl", "encoder", 2, ""));
+  folder.succeed(Walls::segclip("model", 2, "--init encoder"));
+  folder.succeed(Walls::segclip("model", 2, "--init encoder"));  // finished is finished
+  folder.succeed(Walls::command("train_pacl", "encoder", 2, "--fresh --seed 1"));
+  folder.refuse(Walls::segclip("model", 2, "--init encoder"), "encoder holds other weights than those that the run in");
+  folder.succeed(Walls::segclip("model", 2, "--init encoder --fresh"));
+}
+
+TEST_CASE("segclip: scenes bring their own nouns, and all of the paper's ways train together", "[programs]") {
   if (!programs_are_there()) return;
   const Walls folder;
   const auto outcome = folder.succeed(Walls::segclip(
       "model", 2,
       "--data scenes:classic --nouns '' --scenes 16 --image-size 32 --patch-size 8 --paper all --mixed-keys --soft"));
   CHECK(outcome.out.find("16 pictures, 48 nouns") == 0);
-  CHECK(io::read_json(folder.root / "model" / "config.json")["segclip_config"]["paper_superpixels"] == true);
+  const auto config = io::read_json(folder.root / "model" / "config.json")["segclip_config"];
+  for (const char* choice : {"keys", "assignment", "aggregation", "reconstruction", "superpixels"})
+    CHECK(config[sentence("paper_", choice)] == true);
+}
+
+TEST_CASE("segclip: each of the paper's ways changes its own losses and no other", "[programs]") {
+  if (!programs_are_there()) return;
+  const Walls folder;
+  folder.succeed(Walls::command("train_pacl", "pacl", 2, ""));
+  // One step each, with the same weights, pictures and noise.
+  const std::string start = "--init pacl --learning-rate 0.01 --slow 0.01 ";
+  folder.succeed(Walls::segclip("released", 2, start));
+  using Parts = std::vector<std::string>;
+  struct Choice {
+    std::string name;
+    Parts changed, same;  // of the rest one cannot tell: patches may stay in their groups, new layers begin near zero
+  };
+  const auto released = folder.metrics("released").front();
+  for (const auto& [choice, changed, same] :
+       std::vector<Choice>{{"keys", {"contrastive", "reconstruction"}, {}},
+                           {"assignment", {"contrastive", "superpixels"}, {}},
+                           {"aggregation", {"contrastive", "reconstruction"}, {"superpixels"}},
+                           {"reconstruction", {}, {"contrastive", "superpixels"}},
+                           {"superpixels", {"superpixels"}, {"contrastive", "reconstruction"}},
+                           {"embeddings", {}, {"contrastive", "superpixels", "reconstruction"}}}) {
+    INFO(choice);
+    folder.succeed(Walls::segclip(choice, 2, start + "--paper " + choice));
+    CHECK(folder.weights(choice) != folder.weights("released"));
+    const auto line = folder.metrics(choice).front();
+    for (const auto& part : changed) CHECK(line[part] != released[part]);
+    for (const auto& part : same) CHECK(line[part] == released[part]);
+    auto config = io::read_json(folder.root / choice / "config.json")["segclip_config"];
+    for (const char* other : {"keys", "assignment", "aggregation", "reconstruction", "superpixels"})
+      CHECK(config[sentence("paper_", other)] == (choice == other));
+  }
+
+  // Embeddings are frozen as released; in the paper they learn, as slowly as the blocks. (Of two steps the last has a
+  // learning rate of 0, and AdamW's first goes by the learning rate wherever there is a gradient.)
+  const auto before = io::TensorSource::open(folder.root / "pacl" / "model.safetensors");
+  const double pace = 0.01 * released["learning_rate"].get<double>();
+  for (const std::string name :
+       {"visual.conv1.weight", "visual.positional_embedding", "positional_embedding", "token_embedding.weight"}) {
+    INFO(name);
+    const auto values = [&](const std::string& run) {
+      return io::TensorSource::open(folder.root / run / "model.safetensors").read_vector<float>("clip." + name);
+    };
+    const auto from = before.read_vector<float>(before.contains(name) ? name : "clip." + name);
+    CHECK(values("released") == from);
+    const auto learned = values("embeddings");
+    double largest = 0;
+    for (size_t i = 0; i < from.size(); ++i) largest = std::max(largest, double(std::abs(learned[i] - from[i])));
+    CHECK(largest == Approx(pace).epsilon(0.1));
+  }
 }
 
 TEST_CASE("segclip: wrong input is one sentence and exit status 1", "[programs]") {
