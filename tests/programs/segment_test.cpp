@@ -1,4 +1,4 @@
-// The programs that segment, classify and evaluate, run as a user runs them, on tiny models made here.
+// The programs that segment, classify, evaluate and look at patches, run as a user runs them, on tiny models made here.
 #include <array>
 #include <cmath>
 #include <filesystem>
@@ -350,6 +350,174 @@ TEST_CASE("classify: probabilities of a picture sum to one, the likeliest first"
   w.refuse("classify --checkpoint clip --image pictures/a.png", "required");
   w.refuse("classify --checkpoint clip --image wide.png --classes cat --output wide.png", "would replace a picture");
   w.refuse("classify --checkpoint clip --image wide.png --classes cat --output no/such/c.json", "missing or read-only");
+}
+
+namespace {
+
+/// Two of the pictures with label maps: the left half is class 0, the right half class 1; in a third of the rows
+/// nothing is labelled.
+void make_halves(const Workshop& w) {
+  fs::create_directories(w.root / "pair");
+  fs::create_directories(w.root / "halves");
+  for (const char* name : {"a.png", "b.jpg"}) {
+    fs::copy_file(w.root / "pictures" / name, w.root / "pair" / name, fs::copy_options::overwrite_existing);
+    const auto picture = data::read_image(w.root / "pair" / name);
+    data::LabelMap halves(picture.width, picture.height, 255);
+    for (int y = 0; y < picture.height * 2 / 3; ++y)
+      for (int x = 0; x < picture.width; ++x) halves.at(x, y) = x >= picture.width / 2;
+    data::write_label_map(w.root / "halves" / (std::string(1, name[0]) + ".png"), halves);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("coherence: encoders side by side, whatever the number of threads", "[programs]") {
+  if (!tessera_test::programs_are_there({"coherence"})) return;
+  const Workshop& w = workshop();
+  make_halves(w);
+  const std::string common = "coherence --encoder one=clip --encoder two=pacl:last_block --classes cat,dog ";
+  std::vector<std::string> written;
+  for (const int threads : {1, 3}) {
+    w.succeed(sentence(common, "--images pair --labels halves --output co --pairs 150 --threads ", threads));
+    written.push_back(io::read_text(w.root / "co" / "coherence.json") + io::read_text(w.root / "co" / "report.html"));
+  }
+  CHECK(written[0] == written[1]);
+  const auto json = io::read_json(w.root / "co" / "coherence.json");
+  REQUIRE(json["encoders"].size() == 2);
+  for (const auto& encoder : json["encoders"]) {
+    // 4 x 4 patches a picture, of which rows 0 and 1 are labelled whole and row 2 for the most part
+    CHECK(encoder["labelled_patches"] == 24);
+    CHECK(encoder["patches_left_out"] == 8);
+    CHECK(encoder["within"]["pairs_there_are"] == 2 * 12 * 11 / 2);
+    CHECK(encoder["within"]["pairs"] == 132);
+    CHECK(encoder["within"]["same_class"] == 2 * 2 * 15);
+    CHECK(encoder["across"]["pairs_there_are"] == 144);
+    CHECK(encoder["across"]["same_class"] == 72);
+    CHECK(encoder["across"]["auc"].get<double>() > 0.1);
+    CHECK(encoder["across"]["auc"].get<double>() < 0.9);
+  }
+  CHECK(json["encoders"][0]["tokens"] == "ln_post");
+  CHECK(json["encoders"][1]["tokens"] == "last_block");
+  CHECK(data::read_image(w.root / "co" / "coherence.png").width > 700);
+
+  w.refuse(common + "--images pair --labels nowhere", "nowhere is not a folder");
+  w.refuse(common + "--images pictures --labels halves", "there is no halves/alpha.png for 'alpha'");
+  w.refuse(common + "--images pair --labels halves --encoder one=pacl", "two encoders are called one");
+  w.refuse(common + "--images pair --labels halves --encoder x=clip:pixels", "there are no patch tokens 'pixels'");
+  w.refuse(common + "--images pair --labels halves --size 33", "--size 33 is not a multiple of the patches");
+  w.refuse(common + "--images pair --labels halves --output clip/config.json", "--output clip/config.json");
+}
+
+TEST_CASE("patch_accuracy: before and after, counted patch by patch", "[programs]") {
+  if (!tessera_test::programs_are_there({"patch_accuracy"})) return;
+  const Workshop& w = workshop();
+  make_halves(w);
+  const std::string common = "patch_accuracy --images pair --labels halves --classes cat,dog,grass ";
+  const auto outcome = w.succeed(common + "--encoder before=clip --encoder after=pacl --output pa --prompts '{}'");
+  CHECK(outcome.out.find("before (clip, projected") != std::string::npos);
+  CHECK(outcome.out.find("after (pacl, aligned") != std::string::npos);
+  const auto json = io::read_json(w.root / "pa" / "patch_accuracy.json");
+  for (const auto& encoder : json["encoders"]) {
+    int64_t right = 0, all = 0;
+    for (size_t truth = 0; truth < 3; ++truth)
+      for (size_t guess = 0; guess < 3; ++guess) {
+        const auto count = encoder["confusion"][truth][guess].get<int64_t>();
+        all += count;
+        right += truth == guess ? count : 0;
+      }
+    CHECK(all == 24);
+    CHECK(encoder["labelled_patches"] == 24);
+    CHECK(encoder["accuracy"].get<double>() == Approx(double(right) / 24));
+    CHECK(encoder["accuracy_of_commonest_class"] == 0.5);
+    CHECK(encoder["classes"][0]["patches"] == 12);
+    CHECK(encoder["classes"][2]["accuracy"].is_null());
+    CHECK(encoder["classes"][0]["binary"]["best_balanced_accuracy"].get<double>() >= 0.5);
+  }
+  for (const char* name : {"accuracy.png", "confusion.png", "patches.png"})
+    CHECK(data::read_image(w.root / "pa" / name).width > 300);
+
+  fs::remove_all(w.root / "vit");
+  fs::copy(w.root / "clip", w.root / "vit");
+  auto config = io::read_json(w.root / "vit" / "config.json");
+  config["model_type"] = "vit";
+  io::write_json(w.root / "vit" / "config.json", config);
+  w.refuse(common + "--encoder vit", "which has no text tower");
+  w.refuse(common + "--encoder clip:ln_post", "do not lie in the space of texts");
+  w.refuse("patch_accuracy --images pair --labels halves --classes cat --raw-labels --encoder clip",
+           "no patch of the 2 label maps");
+}
+
+TEST_CASE("correspondence: a patch and words, in several pictures", "[programs]") {
+  if (!tessera_test::programs_are_there({"correspondence"})) return;
+  const Workshop& w = workshop();
+  make_halves(w);
+  const std::string common = "correspondence --encoder one=clip --encoder two=pacl --image pair/a.png ";
+  w.succeed(
+      common +
+      "--at 70,10 --beside pair/b.jpg --words cat,grass --prompts '{}' --prompts 'a {}' --labels halves --classes "
+      "cat,dog --patch-stride 4 --output cor");
+  const auto json = io::read_json(w.root / "cor" / "correspondence.json");
+  for (const auto& encoder : json["encoders"]) {
+    REQUIRE(encoder["maps"].size() == 2);
+    const auto& own = encoder["maps"][0];  // 61 rows become 32, 90 columns 47: 7 x 11 patches at stride 4
+    CHECK(own["grid"] == io::Json::array({7, 11}));
+    CHECK(own["highest"].get<double>() == Approx(1).epsilon(1e-5));
+    CHECK(std::abs(own["highest_at"][0].get<double>() - 70) < 4);  // the patch itself
+    CHECK(std::abs(own["highest_at"][1].get<double>() - 10) < 4);
+    CHECK(own["auc"].is_number());
+    CHECK(encoder["maps"][1]["highest"].get<double>() < 1);
+  }
+  REQUIRE(json["words"].size() == 2 * 2 * 4);  // pictures, words, encoders and prompts
+  CHECK(json["words"][0]["auc"].is_number());  // cat
+  CHECK(json["words"][4]["auc"].is_null());    // grass, which is none of the classes
+  CHECK(fs::exists(w.root / "cor" / "correspondence.png"));
+  CHECK(fs::exists(w.root / "cor" / "words.png"));
+
+  w.refuse(common, "name a point with --at x,y");
+  w.refuse(common + "--at 90,10", "--at 90,10 lies outside pair/a.png, which is 90 x 61 pixels");
+  w.refuse(common + "--at 5", "is no point");
+  w.refuse(common + "--at 5,5 --labels halves", "--labels and --classes go together");
+  w.refuse(common + "--words cat --encoder x=clip:last_block", "do not lie in the space of texts");
+  w.refuse(common + "--at 5,5 --patch-stride 9", "leaves gaps");
+}
+
+TEST_CASE("evaluate: classification of folders agrees with classify", "[programs]") {
+  if (!programs_are_there()) return;
+  const Workshop& w = workshop();
+  fs::remove_all(w.root / "zoo");
+  for (const auto& [folder, name] : {std::pair{"cat", "a.png"}, {"grass_land", "b.jpg"}, {"grass_land", "grey.png"}}) {
+    fs::create_directories(w.root / "zoo" / folder);
+    fs::copy_file(w.root / "pictures" / name, w.root / "zoo" / folder / name);
+  }
+  const std::string common = "evaluate --task classify --checkpoint clip --images zoo ";
+  w.succeed(common + "--beside p=pacl --prompts '{}' --output z.json --confusion z.png");
+  const auto json = io::read_json(w.root / "z.json");
+  CHECK(json["pictures"] == 3);
+  REQUIRE(json["checkpoints"].size() == 2);
+  for (size_t i = 0; i < 2; ++i) {
+    const std::string model = i == 0 ? "clip" : "pacl";
+    int right = 0;
+    for (const std::string folder : {"cat", "grass_land"}) {
+      w.succeed("classify --checkpoint " + model + " --image zoo/" + folder +
+                " --classes 'cat,grass land' --prompts '{}' --output c.json");
+      for (const auto& picture : io::read_json(w.root / "c.json"))
+        right += (picture["cat"].get<double>() > picture["grass land"].get<double>()) == (folder == "cat");
+    }
+    CHECK(json["checkpoints"][i]["system"] == (i == 0 ? "maskclip" : "pacl"));
+    CHECK(json["checkpoints"][i]["top1"].get<double>() == Approx(right / 3.0));
+    CHECK(json["checkpoints"][i]["top5"] == 1.0);
+    CHECK(json["checkpoints"][i]["classes"][1]["pictures"] == 2);
+  }
+  CHECK(data::read_image(w.root / "z.png").width > 100);
+  w.succeed(common + "--classes 'cat,dog,grass land|meadow' --limit 1 --output z.json");
+  CHECK(io::read_json(w.root / "z.json")["pictures"] == 2);
+
+  w.refuse(common + "--classes cat,dog", "the folder zoo/grass_land belongs to no class of the list");
+  w.refuse(common + "--beside pacl", "--beside pacl must be NAME=CHECKPOINT");
+  w.refuse("evaluate --task classify --checkpoint clip --images pictures", "there is no folder in pictures");
+  w.refuse("evaluate --checkpoint clip --images zoo --classes cat", "--labels is required");
+  fs::create_directories(w.root / "zoo" / "empty");
+  w.refuse(common, "the folder zoo/empty holds no pictures");
 }
 
 TEST_CASE("programs: --version and --help", "[programs]") {
