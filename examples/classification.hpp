@@ -66,15 +66,9 @@ inline std::vector<fs::path> class_folders(const fs::path& root) {
 /// The classes: those of `given`, or where it is "" one a folder, called as the folder is.
 inline segmentation::ClassList classes_of_folders(const std::string& given, const std::vector<fs::path>& folders) {
   if (!given.empty()) return segmentation::load_class_list(given);
-  segmentation::ClassList list;
-  for (const auto& folder : folders) {
-    segmentation::ClassEntry entry;
-    entry.name = folder_words(folder.filename().string());
-    list.classes.push_back(entry);
-  }
-  list.ignore_label = -1;
-  segmentation::detail::check_class_list<tessera::ValueError>(list, "the folders of classes");
-  return list;
+  tessera::io::Json names = tessera::io::Json::array();
+  for (const auto& folder : folders) names.push_back(folder_words(folder.filename().string()));
+  return segmentation::class_list_from_json({{"ignore_index", -1}, {"classes", names}}, "the folders of classes");
 }
 
 /// All pictures of all folders, at most `limit` of each (0: all). A folder's class has its name, or a synonym of it.
@@ -162,8 +156,7 @@ inline data::Image draw_confusions(const std::vector<ClassificationResult>& resu
     std::vector<std::vector<double>> shares(names.size());
     for (int truth = 0; truth < int(names.size()); ++truth)
       for (int guess = 0; guess < int(names.size()); ++guess)
-        shares[size_t(truth)].push_back(
-            segmentation::detail::ratio(result.counts.at(guess, truth), result.counts.labelled(truth)));
+        shares[size_t(truth)].push_back(result.counts.share(guess, truth));
     rows.push_back({"",
                     {{segmentation::draw_matrix(
                           result.name + ": % of a class's pictures (row) taken for each class (column)", names, shares),

@@ -32,7 +32,7 @@ struct Aligned {
   std::string prompts;
   segmentation::ConfusionMatrix counts;
   std::vector<std::optional<segmentation::RocCurve>> of_class;  ///< of "this patch shows it", or none
-  std::vector<data::Image> shown;                               ///< predictions on the first pictures
+  std::vector<data::Image> shown;                               ///< predictions on some pictures
   std::vector<double> shown_accuracy;
 };
 
@@ -51,6 +51,14 @@ std::vector<int32_t> best_classes(const tessera::Tensor<float, 2>& scores) {
   return best;
 }
 
+/// The samples that are shown: so many, evenly spread over all.
+std::vector<Sample> some_of(const std::vector<Sample>& samples, int wanted) {
+  const size_t count = std::min(samples.size(), size_t(wanted));
+  std::vector<Sample> some;
+  for (size_t i = 0; i < count; ++i) some.push_back(samples[i * samples.size() / count]);
+  return some;
+}
+
 data::LabelMap as_row(const std::vector<int32_t>& labels) {
   data::LabelMap map(int(labels.size()), 1);
   for (size_t i = 0; i < labels.size(); ++i)
@@ -58,11 +66,11 @@ data::LabelMap as_row(const std::vector<int32_t>& labels) {
   return map;
 }
 
-/// A square picture, its labelled patches tinted by `labels`, each patch whole.
+/// A square picture, its labelled patches tinted by `labels`, each patch whole, and the six commonest below.
 data::Image tinted_patches(const NamedEncoder& named, const data::Image& picture, const std::vector<int32_t>& labels,
                            const std::vector<std::string>& names, const std::vector<data::Colour>& palette) {
   const auto grid = named.encoder->grid(named.side, named.side);
-  const auto square = for_display(data::clip_resize(picture, named.side), 224, 224);
+  const auto square = for_display(data::clip_resize(picture, named.side), 240, 280);
   data::LabelMap map(square.width, square.height);
   for (int y = 0; y < map.height; ++y)
     for (int x = 0; x < map.width; ++x) {
@@ -70,11 +78,15 @@ data::Image tinted_patches(const NamedEncoder& named, const data::Image& picture
       const int32_t label = labels[size_t(row * grid.width + column)];
       map.at(x, y) = label == segmentation::no_class ? ignored_label : uint16_t(label);
     }
-  return segmentation::overlay(square, map, names, palette, {.opacity = 0.6, .ignored = ignored_label});
+  const auto tinted = segmentation::tint(square, map, palette, {.opacity = 0.6, .ignored = ignored_label});
+  auto legend = segmentation::legend_entries(map, names, palette, ignored_label);
+  legend.resize(std::min<size_t>(legend.size(), 6));  // of words seen in single patches there may be many
+  return segmentation::stack(tinted, segmentation::draw_legend(legend, tinted.width));
 }
 
 void classify_patches(Context<Cpu>& ctx, Aligned& one, const std::vector<Sample>& samples,
-                      const std::vector<uint16_t>& table, const segmentation::ClassList& list, int shown) {
+                      const std::vector<Sample>& shown, const std::vector<uint16_t>& table,
+                      const segmentation::ClassList& list) {
   const int classes = int(list.size());
   const auto patches = labelled_patches(ctx, one.named, samples, table, classes);
   const auto scores = cosines(ctx, patches.view(), one.texts);
@@ -90,9 +102,9 @@ void classify_patches(Context<Cpu>& ctx, Aligned& one, const std::vector<Sample>
   const auto palette = segmentation::class_palette(classes);
   std::vector<std::string> names;
   for (const auto& entry : list.classes) names.push_back(entry.name);
-  for (size_t i = 0; i < std::min(samples.size(), size_t(shown)); ++i) {
-    const auto picture = data::read_image(samples[i].image);
-    const auto truth = square_labels(one.named, read_truth(samples[i], table, picture), classes);
+  for (const Sample& sample : shown) {
+    const auto picture = data::read_image(sample.image);
+    const auto truth = square_labels(one.named, read_truth(sample, table, picture), classes);
     auto predicted = best_classes(cosines(ctx, view(square_patches(ctx, one.named, picture)), one.texts));
     int64_t right = 0, labelled = 0;
     for (size_t p = 0; p < truth.size(); ++p) {
@@ -101,7 +113,7 @@ void classify_patches(Context<Cpu>& ctx, Aligned& one, const std::vector<Sample>
       right += truth[p] != segmentation::no_class && truth[p] == predicted[p];
     }
     one.shown.push_back(tinted_patches(one.named, picture, predicted, names, palette));
-    one.shown_accuracy.push_back(segmentation::detail::ratio(right, labelled));
+    one.shown_accuracy.push_back(labelled > 0 ? double(right) / double(labelled) : std::nan(""));
   }
 }
 
@@ -127,6 +139,18 @@ Binary binary_of(const Aligned& one, int c) {
   return binary;
 }
 
+/// The mean of those that are numbers.
+double mean_of_defined(const std::vector<double>& values) {
+  double sum = 0;
+  int count = 0;
+  for (const double value : values) {
+    if (std::isnan(value)) continue;
+    sum += value;
+    ++count;
+  }
+  return count > 0 ? sum / count : std::nan("");
+}
+
 /// Means over the classes that patches show.
 Binary mean_of(const Aligned& one) {
   std::vector<double> argmax, threshold, area, precision;
@@ -137,7 +161,6 @@ Binary mean_of(const Aligned& one) {
     area.push_back(binary.area);
     precision.push_back(binary.average_precision);
   }
-  using segmentation::detail::mean_of_defined;
   return {mean_of_defined(argmax), mean_of_defined(threshold), std::nan(""), mean_of_defined(area),
           mean_of_defined(precision)};
 }
@@ -186,15 +209,14 @@ data::Image draw_confusion(const Aligned& one, const std::vector<int>& occurring
   for (const int truth : occurring) {
     occurring_names.push_back(names[size_t(truth)]);
     shares.emplace_back();
-    for (const int predicted : occurring)
-      shares.back().push_back(segmentation::detail::ratio(one.counts.at(predicted, truth), one.counts.labelled(truth)));
+    for (const int predicted : occurring) shares.back().push_back(one.counts.share(predicted, truth));
   }
   return segmentation::draw_matrix(one.named.name + ": % of a class's patches (row) taken for each class (column)",
                                    occurring_names, shares);
 }
 
 void write_report(const Options& options, const std::vector<Aligned>& all, const segmentation::ClassList& list,
-                  const std::vector<Sample>& samples, const std::vector<data::Image>& truths) {
+                  size_t pictures, const std::vector<segmentation::SheetTile>& truths) {
   const fs::path folder = options.analysis.output;
   make_folder(folder);
   std::vector<std::string> names, series, bar_names;
@@ -250,7 +272,7 @@ void write_report(const Options& options, const std::vector<Aligned>& all, const
   for (const auto& matrix : matrices) matrix_rows.push_back({"", {{matrix, ""}}});
   data::write_image(folder / "confusion.png", segmentation::picture_sheet(matrix_rows));
   for (size_t i = 0; i < truths.size(); ++i) {
-    picture_rows.push_back({"", {{truths[i], samples[i].id + ": truth"}}});
+    picture_rows.push_back({"", {truths[i]}});
     for (const auto& one : all)
       picture_rows.back().tiles.push_back(
           {one.shown[i],
@@ -260,7 +282,7 @@ void write_report(const Options& options, const std::vector<Aligned>& all, const
   if (!truths.empty()) data::write_image(folder / "patches.png", sheet);
 
   tessera::train::Report report("Patches and words");
-  report.paragraph("Each labelled patch of " + std::to_string(samples.size()) + " pictures is given that of " +
+  report.paragraph("Each labelled patch of " + std::to_string(pictures) + " pictures is given that of " +
                    std::to_string(names.size()) + " words whose vector it is most similar to (cosine).");
   report.figures(figures);
   report.table({"encoder", "what", "right %", "mean over classes %", "yes or no: balanced %", "at the best threshold %",
@@ -283,7 +305,7 @@ void write_report(const Options& options, const std::vector<Aligned>& all, const
                     "best.");
   }
   tessera::io::write_json(folder / "patch_accuracy.json", {{"images", options.pictures.images},
-                                                           {"pictures", samples.size()},
+                                                           {"pictures", pictures},
                                                            {"class_list", options.classes},
                                                            {"encoders", results}});
   report.write(folder / "report.html");
@@ -315,18 +337,19 @@ void run(const Options& options) {
                      one.texts.shape[1], ": they cannot be compared");
     all.push_back(std::move(one));
   }
-  for (auto& one : all) classify_patches(ctx, one, samples, table, list, options.shown);
+  const auto shown = some_of(samples, options.shown);
+  for (auto& one : all) classify_patches(ctx, one, samples, shown, table, list);
 
   std::vector<std::string> names;
   for (const auto& entry : list.classes) names.push_back(entry.name);
   const auto palette = segmentation::class_palette(int(names.size()));
-  std::vector<data::Image> truths;
-  for (size_t i = 0; i < all.front().shown.size(); ++i) {
-    const auto picture = data::read_image(samples[i].image);
-    const auto truth = square_labels(all.front().named, read_truth(samples[i], table, picture), int(names.size()));
-    truths.push_back(tinted_patches(all.front().named, picture, truth, names, palette));
+  std::vector<segmentation::SheetTile> truths;
+  for (const Sample& sample : shown) {
+    const auto picture = data::read_image(sample.image);
+    const auto truth = square_labels(all.front().named, read_truth(sample, table, picture), int(names.size()));
+    truths.push_back({tinted_patches(all.front().named, picture, truth, names, palette), sample.id + ": truth"});
   }
-  write_report(options, all, list, samples, truths);
+  write_report(options, all, list, samples.size(), truths);
 }
 
 }  // namespace
@@ -352,7 +375,7 @@ int main(int argc, char** argv) {
       "a prompt set (clip_best7, ...), a file with a template a line, or one template with {} in it; default: "
       "each checkpoint's own, else clip_best7");
   app.add_option("--text", options.text, "checkpoint whose text tower is asked; default: each encoder's own");
-  app.add_option("--shown", options.shown, "pictures shown, the first so many")
+  app.add_option("--shown", options.shown, "pictures shown, evenly spread over all")
       ->check(CLI::Range(0, 100))
       ->capture_default_str();
   return run_program(app, argc, argv, "patch_accuracy", [&] { run(options); });

@@ -24,6 +24,8 @@ TEST_CASE("metrics: a case counted by hand, by both rules", "[segmentation]") {
   CHECK(matrix.at(0, 1) == 1);
   CHECK(matrix.at(1, 4) == 1);
   CHECK(matrix.predicted(1) == 1);
+  CHECK(matrix.share(0, 1) == 0.5);
+  CHECK(std::isnan(matrix.share(0, 3)));
   CHECK(matrix.labelled(0) == 3);
 
   const auto mm = score(matrix, MeanRule::mmsegmentation);

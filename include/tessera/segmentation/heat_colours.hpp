@@ -37,7 +37,7 @@ struct CellPlaces {
 /// `values` [h, w], interpolated between the cells' centres, as colours over the greyed picture (RGB): `low` and what
 /// is below is dark, `high` and above pale.
 inline Image heat_map(Context<Cpu>& ctx, const Image& picture, const TensorView<const float, 2>& values,
-                      const CellPlaces& places, double low, double high, double opacity = 0.72) {
+                      const CellPlaces& places, double low, double high, double opacity = 0.8) {
   require(picture.channels == 3, "heat_map: a picture of ", picture.channels, " channels (to_rgb makes 3)");
   require(opacity >= 0 && opacity <= 1, "heat_map: opacity ", opacity, " is not in [0, 1]");
   const auto full = interpolate(ctx, values.reshape(Shape<4>{1, 1, values.shape[0], values.shape[1]}),

@@ -54,6 +54,11 @@ class ConfusionMatrix {
       ++counts_[index(prediction.labels[i], label == ignored_ ? classes_ : label)];
     }
   }
+  /// Of what is labelled `truth`, the share predicted as `prediction`; NaN where nothing is.
+  double share(int prediction, int truth) const {
+    const int64_t all = labelled(truth);
+    return all == 0 ? std::numeric_limits<double>::quiet_NaN() : double(at(prediction, truth)) / double(all);
+  }
   /// Adds another part's counts.
   void merge(const ConfusionMatrix& other) {
     require(other.classes_ == classes_, "ConfusionMatrix::merge: ", other.classes_, " classes into ", classes_);
