@@ -5,6 +5,7 @@
 //
 //   label map -> the square that the encoder sees -> one class a patch -> pairs of patches -> similarities
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
