@@ -69,14 +69,18 @@ inline float exp_nonpositive(float x) {
 }
 inline double exp_nonpositive(double x) { return std::exp(x); }
 
-/// All lanes combined, halves first: the order is fixed. Overwrites the lanes.
+/// All lanes combined, halves first: the order is fixed.
 template <size_t lanes, class A, class Combine>
-A fold_lanes(A (&values)[lanes], Combine combine) {
+A fold_lanes(const A (&values)[lanes], Combine combine) {
   static_assert(std::has_single_bit(lanes));
-  for (size_t half = lanes / 2; half > 0; half /= 2)
+  if constexpr (lanes == 1) {
+    return values[0];
+  } else {
+    A half[lanes / 2];
 #pragma omp simd
-    for (size_t lane = 0; lane < half; ++lane) values[lane] = combine(values[lane], values[lane + half]);
-  return values[0];
+    for (size_t lane = 0; lane < lanes / 2; ++lane) half[lane] = combine(values[lane], values[lane + lanes / 2]);
+    return fold_lanes(half, combine);
+  }
 }
 
 /// Work items per chunk so that a chunk is about a million multiplications.
