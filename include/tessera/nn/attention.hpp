@@ -25,27 +25,30 @@ struct MultiheadAttention {
     const auto qkv = linear(tape, x, in_proj_weight, in_proj_bias);
     return out_proj(tape, self_attention(tape, qkv, heads, {.causal = causal}));
   }
-  /// Attention of query [B, Nq, C] to context [B, Nk, C], whose projections are the keys and values.
+  /// Attention of query [B, Nq, C] to context [B, Nk, C], whose projections are the keys and values: of each item's
+  /// first key_lengths [B] tokens where that is given.
   Variable<T, 3, Device> cross(Tape<Device>& tape, const Variable<T, 3, Device>& query,
-                               const Variable<T, 3, Device>& context) const {
-    return out_proj(
-        tape, attention(tape, project(tape, query, 0), project(tape, context, 1), project(tape, context, 2), heads));
+                               const Variable<T, 3, Device>& context,
+                               const Tensor<int32_t, 1, Device>& key_lengths = {}) const {
+    const auto key_value = project(tape, context, 1, 3);
+    return out_proj(tape, cross_attention(tape, project(tape, query, 0, 1), key_value, heads, {}, key_lengths));
   }
   /// out_proj(value projection of x): attention in which every token attends to itself alone (MaskCLIP).
   Variable<T, 3, Device> value_path(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
-    return out_proj(tape, project(tape, x, 2));
+    return out_proj(tape, project(tape, x, 2, 3));
   }
   /// out_proj(key projection of x): the keys as MaskCLIP's key smoothing uses them.
   Variable<T, 3, Device> key_path(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
-    return out_proj(tape, project(tape, x, 1));
+    return out_proj(tape, project(tape, x, 1, 2));
   }
 
  private:
-  // Projection `part` (0 query, 1 key, 2 value) alone.
-  Variable<T, 3, Device> project(Tape<Device>& tape, const Variable<T, 3, Device>& x, int64_t part) const {
+  // Projections [first, last) of 0 query, 1 key and 2 value, side by side.
+  Variable<T, 3, Device> project(Tape<Device>& tape, const Variable<T, 3, Device>& x, int64_t first,
+                                 int64_t last) const {
     const int64_t channels = in_proj_weight.shape()[1];
-    const auto weight = slice(tape, in_proj_weight, 0, part * channels, (part + 1) * channels);
-    const auto bias = slice(tape, in_proj_bias, 0, part * channels, (part + 1) * channels);
+    const auto weight = slice(tape, in_proj_weight, 0, first * channels, last * channels);
+    const auto bias = slice(tape, in_proj_bias, 0, first * channels, last * channels);
     return linear(tape, x, weight, bias);
   }
 };
