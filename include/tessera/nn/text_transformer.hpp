@@ -46,6 +46,8 @@ template <class Device = Cpu>
 struct TextInput {
   Tensor<int32_t, 2, Device> ids;   ///< [N, L]
   Tensor<int32_t, 1, Device> ends;  ///< [N]: the position of each row's end-of-text token
+  /// [N]: ends + 1. With it the last block is computed for the end-of-text tokens alone; may be absent.
+  Tensor<int32_t, 1, Device> lengths = {};
 };
 /// From ids [N, L] in host memory. Columns behind every row's end are cut off: attention is causal, so they cannot
 /// change the result. Throws ValueError for a row without an end.
@@ -54,12 +56,14 @@ inline TextInput<Cpu> text_input(Context<Cpu>& ctx, const Tensor<int32_t, 2>& id
   int64_t length = 1;
   for (int64_t row = 0; row < ids.shape[0]; ++row) length = std::max<int64_t>(length, input.ends(row) + 1);
   if (length < ids.shape[1]) input.ids = copy(ctx, ids.slice(1, 0, length));
+  input.lengths = {ctx, input.ends.shape};
+  for (int64_t row = 0; row < ids.shape[0]; ++row) input.lengths(row) = input.ends(row) + 1;
   return input;
 }
 /// The same on the device that `stage` carries to.
 template <class Device>
 TextInput<Device> on_device(Context<Device>& ctx, Staging<Device>& stage, const TextInput<Cpu>& input) {
-  return {stage(ctx, input.ids), stage(ctx, input.ends)};
+  return {stage(ctx, input.ids), stage(ctx, input.ends), stage(ctx, input.lengths)};
 }
 
 /// Token ids [N, L] to embeddings [N, E].
@@ -84,14 +88,15 @@ struct TextTransformer {
   /// receives the tokens before the first block and after every block.
   Variable<T, 2, Device> operator()(Tape<Device>& tape, const TextInput<Device>& text,
                                     std::vector<Variable<T, 3, Device>>* hidden = nullptr) const {
-    const auto& [ids, ends] = text;
+    const auto& [ids, ends, lengths] = text;
     require<ShapeError>(ids.shape[1] >= 1 && ids.shape[1] <= config.context_length, "text tower: ", ids.shape[1],
                         " tokens in a row; the context length is ", config.context_length);
     const auto positions = slice(tape, positional_embedding, 0, 0, ids.shape[1]);
     auto x = add(tape, token_embedding(tape, ids), positions);
     if (hidden) hidden->push_back(x);
-    x = transformer(tape, x, true, -1, hidden);
-    const auto pooled = gather_tokens(tape, x, ends);
+    const auto pooled = lengths && !hidden ? reshape(tape, transformer.at_token(tape, x, ends, lengths),
+                                                     Shape<2>{x.shape()[0], x.shape()[2]})
+                                           : gather_tokens(tape, transformer(tape, x, true, -1, hidden), ends);
     return matmul(tape, ln_final(tape, pooled), text_projection);
   }
   /// The same from ids [N, L] alone: the ends are looked for on the host, which waits for the device. What lies behind
@@ -108,8 +113,10 @@ struct TextTransformer {
       const auto input =
           text_input(host, Tensor<int32_t, 2>::from_host(host, ids.shape, to_host(view(ids))), config.end_of_text);
       return (*this)(
-          tape, TextInput<Device>{Tensor<int32_t, 2, Device>::from_host(tape.ctx, input.ids.shape, input.ids.data),
-                                  Tensor<int32_t, 1, Device>::from_host(tape.ctx, input.ends.shape, input.ends.data)});
+          tape,
+          TextInput<Device>{Tensor<int32_t, 2, Device>::from_host(tape.ctx, input.ids.shape, input.ids.data),
+                            Tensor<int32_t, 1, Device>::from_host(tape.ctx, input.ends.shape, input.ends.data),
+                            Tensor<int32_t, 1, Device>::from_host(tape.ctx, input.lengths.shape, input.lengths.data)});
     }
   }
 };

@@ -43,6 +43,17 @@ struct ResidualAttentionBlock {
   Variable<T, 3, Device> with_identity_attention(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
     return with_mlp(tape, add(tape, x, attn.value_path(tape, ln_1(tape, x))));
   }
+  /// The causal block's output at one token of each item alone, [B, 1, C]: at token `at` [B], which sees the first
+  /// `lengths` [B] = at + 1 tokens. Only keys and values are computed of all tokens.
+  Variable<T, 3, Device> at_token(Tape<Device>& tape, const Variable<T, 3, Device>& x,
+                                  const Tensor<int32_t, 1, Device>& at,
+                                  const Tensor<int32_t, 1, Device>& lengths) const {
+    const Shape<3> one_each{x.shape()[0], 1, x.shape()[2]};
+    const auto normalised = ln_1(tape, x);
+    const auto query = reshape(tape, gather_tokens(tape, normalised, at), one_each);
+    const auto residual = reshape(tape, gather_tokens(tape, x, at), one_each);
+    return with_mlp(tape, add(tape, residual, attn.cross(tape, query, normalised, lengths)));
+  }
   /// x + mlp(ln_2 x): the second half of the block.
   Variable<T, 3, Device> with_mlp(Tape<Device>& tape, const Variable<T, 3, Device>& x) const {
     return add(tape, x, mlp(tape, ln_2(tape, x)));
@@ -71,6 +82,17 @@ struct Transformer {
       if (hidden) hidden->push_back(x);
     }
     return x;
+  }
+  /// All blocks, causal, of which only one token of each item is wanted, [B, 1, C]: token `at` [B], with `lengths` [B]
+  /// = at + 1. The last block computes no other.
+  Variable<T, 3, Device> at_token(Tape<Device>& tape, const Variable<T, 3, Device>& x,
+                                  const Tensor<int32_t, 1, Device>& at,
+                                  const Tensor<int32_t, 1, Device>& lengths) const {
+    const auto before = (*this)(tape, x, true, int64_t(resblocks.size()) - 1);
+    const auto& last = resblocks.back();
+    if (!recompute) return last.at_token(tape, before, at, lengths);
+    return tessera::recompute(
+        tape, [last, at, lengths](Tape<Device>& t, const auto& v) { return last.at_token(t, v, at, lengths); }, before);
   }
 };
 
