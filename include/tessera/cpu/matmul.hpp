@@ -99,13 +99,22 @@ struct Backend<op::matmul, Cpu> {
       for (int64_t j = 0; j < columns; ++j) sum[j] += widen(row[j]);
     });
   }
-  /// d_pre_activation = d_c * activation'(pre_activation), and d_bias, the sum of its rows.
+  /// d_pre_activation = d_c * activation'(pre_activation), and d_bias, the sum of its rows, in one pass.
   template <class T, class A = accumulate_t<T>>
   static void activation_gradient(Context<Cpu>& ctx, Out<T, 2, Cpu> d_pre_activation, Out<A, 1, Cpu> d_bias,
                                   In<T, 2, Cpu> d_c, In<T, 2, Cpu> pre_activation, Activation activation) {
-    Backend<op::activation, Cpu>::template backward<T>(ctx, d_pre_activation.flat(), d_c.flat(), pre_activation.flat(),
-                                                       activation);
-    bias_gradient<T>(ctx, d_bias, d_pre_activation);
+    const int64_t columns = d_c.shape[1];
+    math::with_activation(activation, [&]<Activation kind>(std::integral_constant<Activation, kind>) {
+      cpu::sum_over_rows(ctx, d_c.shape[0], columns, d_bias.data, [&](A* sum, int64_t r) {
+        const T *d_row = d_c.data + r * columns, *x = pre_activation.data + r * columns;
+        T* to = d_pre_activation.data + r * columns;
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j) {
+          to[j] = narrow<T>(widen(d_row[j]) * math::activate_derivative<kind>(widen(x[j])));
+          sum[j] += widen(to[j]);
+        }
+      });
+    });
   }
 };
 
