@@ -7,6 +7,7 @@
 #include <tessera/segmentation/classes.hpp>
 #include <tessera/segmentation/metrics.hpp>
 #include <tessera/segmentation/overlay.hpp>
+#include <tessera/segmentation/superpixel_vote.hpp>
 #include <tessera/systems/dense_models.hpp>
 #include <tessera/train/progress.hpp>
 #include <tessera/train/report.hpp>
@@ -27,6 +28,7 @@ namespace {
 struct Options {
   std::string model, baseline, output = "demo", scenes = "classic", checkpoint, classes;
   std::vector<std::string> pictures;
+  std::string encoder;              ///< the model whose encoder the model began with
   std::vector<std::string> beside;  ///< NAME=FOLDER: more models for the table of read-outs
   uint64_t seed = 0;
   int threads = 0;
@@ -90,6 +92,17 @@ data::LabelMap label(Context<Cpu>& ctx, const Reader& reader, const segmentation
   return segmentation::label_picture(ctx, map, {.scale = reader.model->scale()});
 }
 
+/// What the predictions are worth, on all scenes and on those of unseen combinations.
+void score_predictions(Evaluation& result, const std::vector<data::Scene>& scenes, int classes) {
+  segmentation::ConfusionMatrix all(classes), unseen(classes);
+  for (size_t i = 0; i < scenes.size(); ++i) {
+    all.add(result.predictions[i], scenes[i].labels);
+    if (scenes[i].unseen) unseen.add(result.predictions[i], scenes[i].labels);
+  }
+  result.all = segmentation::score(all);
+  result.unseen = segmentation::score(unseen);
+}
+
 Evaluation evaluate(Context<Cpu>& ctx, const Reader& reader, const std::vector<data::Scene>& scenes) {
   Evaluation result;
   result.predictions.resize(scenes.size());
@@ -101,15 +114,23 @@ Evaluation evaluate(Context<Cpu>& ctx, const Reader& reader, const std::vector<d
       result.groups[size_t(i)] = std::move(map.groups);
     }
   });
-  const int classes = int(reader.classes.shape[0]);
-  segmentation::ConfusionMatrix all(classes), unseen(classes);
-  for (size_t i = 0; i < scenes.size(); ++i) {
-    all.add(result.predictions[i], scenes[i].labels);
-    if (scenes[i].unseen) unseen.add(result.predictions[i], scenes[i].labels);
-  }
-  result.all = segmentation::score(all);
-  result.unseen = segmentation::score(unseen);
+  score_predictions(result, scenes, int(reader.classes.shape[0]));
   return result;
+}
+
+/// The same predictions where each superpixel of a scene takes the class of most of its pixels.
+Evaluation refined_by_superpixels(const Evaluation& evaluation, const std::vector<data::Scene>& scenes, int classes) {
+  constexpr data::FelzenszwalbOptions of_scenes{.scale = 20, .sigma = 0.5, .min_size = 10};
+  Evaluation refined;
+  refined.predictions.resize(scenes.size());
+  parallel_for(int64_t(scenes.size()), 1, [&](int64_t begin, int64_t end) {
+    for (size_t i = size_t(begin); i < size_t(end); ++i) {
+      const auto superpixels = data::felzenszwalb(scenes[i].image, of_scenes);
+      refined.predictions[i] = segmentation::vote_in_segments(evaluation.predictions[i], superpixels);
+    }
+  });
+  score_predictions(refined, scenes, classes);
+  return refined;
 }
 
 /// The true background everywhere and no object: what any figure must be read against.
@@ -148,7 +169,7 @@ std::vector<io::Json> read_lines(const fs::path& path) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) lines.push_back(io::parse_json(line, path.string()));
   require<IoError>(!lines.empty(), path.string(),
-                   " holds no lines; was the model trained by train_pacl or train_clip?");
+                   " holds no lines; was the model trained by train_pacl, train_clip or train_segclip?");
   return lines;
 }
 
@@ -161,13 +182,22 @@ data::Image picture_of_labels(const data::Scene& scene, const data::LabelMap& la
   return segmentation::overlay(large, data::resize(labels, side, side), names, palette, {.opacity = 0.8});
 }
 
-/// The groups that a picture's patches were gathered into, over it.
-data::Image picture_of_groups(const data::Scene& scene, const data::LabelMap& groups) {
-  const int count = 1 + *std::max_element(groups.labels.begin(), groups.labels.end());
-  std::vector<std::string> names;
-  for (int g = 1; g <= count; ++g) names.push_back("group " + std::to_string(g));
-  return picture_of_labels(scene, data::resize(groups, scene.image.width, scene.image.height), names,
-                           segmentation::class_palette(count));
+/// The groups that a picture's patches were gathered into, over it; each with the word that most of its pixels got.
+data::Image picture_of_groups(const data::Scene& scene, const data::LabelMap& groups, const data::LabelMap& words,
+                              const std::vector<std::string>& names) {
+  const auto of_pixels = data::resize(groups, scene.image.width, scene.image.height);
+  data::SegmentMap segments(of_pixels.width, of_pixels.height);
+  std::copy(of_pixels.labels.begin(), of_pixels.labels.end(), segments.labels.begin());
+  const auto word_of_pixel = segmentation::vote_in_segments(words, segments);
+  const int count = segments.count();
+  std::vector<std::string> titles;
+  for (int g = 0; g < count; ++g) {
+    titles.push_back(std::to_string(g + 1));
+    const auto at = std::find(segments.labels.begin(), segments.labels.end(), g);
+    if (at != segments.labels.end())
+      titles.back() += " " + names[word_of_pixel.labels[size_t(at - segments.labels.begin())]];
+  }
+  return picture_of_labels(scene, of_pixels, titles, segmentation::class_palette(count));
 }
 
 /// Backgrounds in muted colours of their kind, objects in colours that differ from each other.
@@ -314,6 +344,7 @@ void run(const Options& options) {
   const auto patch = patch_size_of(model);
   const auto raw = evaluate(ctx, open_model(ctx, model, names, ReadOut::plain), scenes);
   const auto gated = evaluate(ctx, open_model(ctx, model, names, ReadOut::best), scenes);
+  const auto refined = refined_by_superpixels(gated, scenes, int(names.size()));
   std::optional<Evaluation> baseline;
   if (!options.baseline.empty())
     baseline = evaluate(ctx, open_model(ctx, options.baseline, names, ReadOut::best), scenes);
@@ -326,11 +357,12 @@ void run(const Options& options) {
                       {"classes", names.size()},
                       {"seed", options.seed},
                       {"images_seen", last.at("images")},
+                      {"encoder_images_seen", nullptr},
                       {"training_seconds", last.at("seconds")},
                       {"package_seconds", options.package_seconds},
                       {"miou_raw", percent(raw.all.mean_iou)},
                       {"miou", percent(gated.all.mean_iou)},
-                      {"miou_refined", nullptr},
+                      {"miou_refined", percent(refined.all.mean_iou)},
                       {"miou_unseen_combinations", percent(gated.unseen.mean_iou)},
                       {"pixel_accuracy", percent(gated.all.pixel_accuracy)},
                       {"floor", percent(floor)},
@@ -340,6 +372,11 @@ void run(const Options& options) {
     metrics["baseline"] = percent(baseline->all.mean_iou);
     metrics["baseline_images_seen"] = read_lines(fs::path(options.baseline) / "metrics.jsonl").back().at("images");
   }
+  auto all_beside = options.beside;
+  if (!options.encoder.empty()) {
+    metrics["encoder_images_seen"] = read_lines(fs::path(options.encoder) / "metrics.jsonl").back().at("images");
+    all_beside.push_back("its encoder=" + options.encoder);
+  }
   for (size_t c = 0; c < names.size(); ++c) metrics["iou"][names[c]] = percent(gated.all.iou[c]);
   const auto groups = group_means(set, gated.all);
   std::map<std::string, double> baseline_groups;
@@ -347,16 +384,17 @@ void run(const Options& options) {
     for (const auto& [group, mean] : group_means(set, baseline->all)) baseline_groups[group] = mean;
   for (const auto& [group, mean] : groups) metrics["groups"][group] = percent(mean);
   std::vector<std::vector<std::string>> rows_beside;
-  for (const auto& one : options.beside) {
+  for (const auto& one : all_beside) {
     const std::string name = one.substr(0, one.find('=')), folder = one.substr(name.size() + 1);
     const std::string type = systems::describe_checkpoint(folder).model_type;
     const auto images = read_lines(fs::path(folder) / "metrics.jsonl").back().at("images");
     for (const ReadOut read_out : {ReadOut::plain, ReadOut::best}) {
       const auto scores = evaluate(ctx, open_model(ctx, folder, names, read_out), scenes);
       metrics["beside"][name][read_out == ReadOut::plain ? "miou_raw" : "miou"] = percent(scores.all.mean_iou);
-      rows_beside.push_back(
-          {name + " (" + images.dump() + " images): " + read_out_text(type, read_out, patch_size_of(folder)),
-           train::number_text(percent(scores.all.mean_iou)), train::number_text(percent(scores.unseen.mean_iou))});
+      rows_beside.push_back({name + ", " + type + " (" + images.dump() +
+                                 " images): " + read_out_text(type, read_out, patch_size_of(folder)),
+                             train::number_text(percent(scores.all.mean_iou)),
+                             train::number_text(percent(scores.unseen.mean_iou))});
     }
   }
 
@@ -367,12 +405,19 @@ void run(const Options& options) {
       "and no label map. It was then asked, on " +
       std::to_string(scenes.size()) + " scenes that it had never seen, which of " + std::to_string(names.size()) +
       " words each pixel shows. Every second scene holds a combination that training never showed.");
+  const bool on_encoder = !options.encoder.empty();
+  if (on_encoder)
+    report.paragraph("It learned in two steps: " + systems::describe_checkpoint(options.encoder).model_type +
+                     " trained an encoder from random weights, " + system +
+                     " went on from there. Both are told apart below.");
   report.figures({{train::number_text(percent(gated.all.mean_iou)), "mIoU %, " + system},
                   {train::number_text(percent(gated.unseen.mean_iou)), "on unseen combinations"},
                   {train::number_text(percent(floor)), "true background everywhere"},
                   {baseline ? train::number_text(percent(baseline->all.mean_iou)) : "-",
                    baseline ? "plain CLIP, " + metrics["baseline_images_seen"].dump() + " images" : "no baseline"},
-                  {metrics["images_seen"].dump(), "images seen"},
+                  {metrics["images_seen"].dump(),
+                   on_encoder ? "images seen, after its encoder's " + metrics["encoder_images_seen"].dump()
+                              : std::string("images seen")},
                   {train::clock_text(last.at("seconds").get<double>()), "training"}});
   report.heading("Learning");
   report.plot("Loss over images seen", "images", curves.loss);
@@ -382,6 +427,8 @@ void run(const Options& options) {
   report.paragraph(std::string("Picture, true labels, prediction") + (with_groups ? ", groups" : "") + " (all " +
                    std::to_string(names.size()) +
                    " words offered everywhere). Every second scene holds a combination that training never showed.");
+  if (with_groups)
+    report.paragraph("Patches are gathered into groups, and a group has one word: numbers tell which group it is.");
   const auto palette = palette_of(set);
   report.begin_gallery();
   std::vector<std::vector<data::Image>> gallery;
@@ -392,7 +439,7 @@ void run(const Options& options) {
         {data::resize(scene.image, scene.image.width * zoom, scene.image.height * zoom, data::Filter::nearest),
          picture_of_labels(scene, scene.labels, names, palette),
          picture_of_labels(scene, gated.predictions[i], names, palette)});
-    if (with_groups) gallery.back().push_back(picture_of_groups(scene, gated.groups[i]));
+    if (with_groups) gallery.back().push_back(picture_of_groups(scene, gated.groups[i], gated.predictions[i], names));
     report.pictures(gallery.back(), scene.caption + (scene.unseen ? " (unseen combination)" : ""));
   }
   report.end_gallery();
@@ -401,7 +448,9 @@ void run(const Options& options) {
       {system + ": " + read_out_text(system, ReadOut::plain, patch), train::number_text(percent(raw.all.mean_iou)),
        train::number_text(percent(raw.unseen.mean_iou))},
       {system + ": " + read_out_text(system, ReadOut::best, patch), train::number_text(percent(gated.all.mean_iou)),
-       train::number_text(percent(gated.unseen.mean_iou))}};
+       train::number_text(percent(gated.unseen.mean_iou))},
+      {system + ": the same, refined: one word for each superpixel", train::number_text(percent(refined.all.mean_iou)),
+       train::number_text(percent(refined.unseen.mean_iou))}};
   read_outs.insert(read_outs.end(), rows_beside.begin(), rows_beside.end());
   if (baseline)
     read_outs.push_back({"plain CLIP (" + metrics["baseline_images_seen"].dump() +
@@ -424,10 +473,13 @@ void run(const Options& options) {
   report.table({"class", "IoU %"}, rows);
   report.heading("Go on");
   const std::string here = "build/cpu/examples/";
+  std::string own_training = "train_" + system + " --data scenes:" + set.name + " --output model --steps 4000";
+  if (on_encoder) own_training += " --init " + options.encoder;
+  if (system == "segclip")
+    own_training += " --group-layer 3 --superpixel-scale 20 --superpixel-sigma 0.5 --superpixel-min-size 10";
   report.verbatim(here + "segment --checkpoint " + model.string() +
-                  " --image PICTURE --classes \"dog,grass,key\" --output overlay.png\n" + here + "train_" + system +
-                  " --data scenes:" + set.name + " --output model --steps 4000\n" + here +
-                  "scenes --set rich --preview rich.png\n" + here + "train_" + system + " --help");
+                  " --image PICTURE --classes \"dog,grass,key\" --output overlay.png\n" + here + own_training + "\n" +
+                  here + "scenes --set rich --preview rich.png\n" + here + "train_" + system + " --help");
 
   std::printf("\n%-14s %6s\n", "class", "IoU %");
   for (const auto& row : rows) std::printf("%-14s %6s\n", row[0].c_str(), row[1].c_str());
@@ -435,8 +487,11 @@ void run(const Options& options) {
     std::printf("\n%-30s %6s\n", "group", "IoU %");
     for (const auto& [group, mean] : groups) std::printf("%-30s %6.1f\n", group.c_str(), percent(mean));
   }
-  std::printf("\nmIoU %.1f %% (unseen combinations %.1f, plain read-out %.1f; true background everywhere %.1f",
-              percent(gated.all.mean_iou), percent(gated.unseen.mean_iou), percent(raw.all.mean_iou), percent(floor));
+  std::printf(
+      "\nmIoU %.1f %% (unseen combinations %.1f, plain read-out %.1f, refined by superpixels %.1f; true background "
+      "everywhere %.1f",
+      percent(gated.all.mean_iou), percent(gated.unseen.mean_iou), percent(raw.all.mean_iou),
+      percent(refined.all.mean_iou), percent(floor));
   if (baseline) std::printf("; plain CLIP %.1f", percent(baseline->all.mean_iou));
   std::printf(")\n");
   metrics["total_seconds"] = options.started > 0
@@ -458,6 +513,7 @@ int main(int argc, char** argv) {
   CLI::App app{"Evaluates a model that was trained on rendered scenes and writes report.html and metrics.json.\n"};
   app.add_option("--model", options.model, "folder that train_pacl, train_clip or train_segclip wrote")->required();
   app.add_option("--baseline", options.baseline, "folder of a second model to compare with");
+  app.add_option("--encoder", options.encoder, "folder of the model whose encoder --model began with (--init)");
   app.add_option("--beside", options.beside, "NAME=FOLDER: more models whose figures stand in the table of read-outs")
       ->check([](const std::string& text) {
         return text.find('=') == std::string::npos ? "--beside wants NAME=FOLDER, not " + text : std::string();

@@ -77,7 +77,7 @@ if [ "$system" = segclip ]; then
   train segclip model $steps --snapshots 8 --init "$output/encoder" --learning-rate 2e-3 "${small[@]}"
   echo "== training SegCLIP from scratch =="
   train segclip scratch $steps "${small[@]}"
-  beside=(--beside "SegCLIP from scratch=$output/scratch" --beside "its encoder, PACL=$output/encoder")
+  beside=(--encoder "$output/encoder" --beside "from scratch=$output/scratch")
 else
   echo "== training $system on rendered scenes and their captions =="
   train "$system" model $steps --snapshots 8
