@@ -124,6 +124,8 @@ inline NamedEncoder open_encoder(Context<Cpu>& ctx, const AnalysisOptions& optio
       choice.name, choice.checkpoint,
       systems::load_patch_encoder(ctx, choice.checkpoint,
                                   {.tokens = choice.tokens, .dtype = dense.dtype, .activation = dense.activation})};
+  tessera::require(result.encoder->width() > 0, "the encoder ", result.name, " (", result.checkpoint,
+                   ") has no projection to the space of texts; take aligned, ln_post or last_block tokens");
   result.side = options.size > 0 ? options.size : int(result.encoder->image_size());
   tessera::require(result.side % result.encoder->patch_size() == 0, "--size ", result.side,
                    " is not a multiple of the patches of ", result.name, ", which are ", result.encoder->patch_size(),
