@@ -69,17 +69,18 @@ bool compute_features(tessera::Context<tessera::Cpu>& host, tessera::Context<Dev
                       const std::string& folder) {
   using namespace tessera;
   Staging<Device> stage;
+  std::optional<train::Progress> progress;  // where there is something to compute
+  const int64_t before = std::min(source.size(), train::finished_feature_shards(folder) * recipe.pictures_per_shard);
   const auto encode = [&](const Tensor<float, 4>& images) {
+    if (!progress) progress.emplace("features", source.size(), "pictures", before);
     Tape<Device> tape(ctx, false);
     const Variable<T, 4, Device> input(convert<T>(ctx, stage(ctx, images)));
     const auto encoded = convert<float>(tape, systems::patch_tokens(tape, tower, input, tokens)).value();
     return Tensor<float, 3>::from_host(host, encoded.shape, to_host(view(encoded)));
   };
   train::Interruption interruption;
-  const int64_t before = std::min(source.size(), train::finished_feature_shards(folder) * recipe.pictures_per_shard);
-  train::Progress progress("features", source.size(), "pictures", before);
   const auto done = [&](int64_t pictures) {
-    progress.advance(pictures);
+    progress->advance(pictures);
     return !interruption.requested();
   };
   train::write_features(host, source, folder, recipe, encode, done);

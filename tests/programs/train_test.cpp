@@ -115,3 +115,65 @@ TEST_CASE("train: wrong input is one sentence and exit status 1", "[programs]") 
   CHECK(outcome.status == 1);
   CHECK(outcome.error.find("captions.tsv: line 8: ") != std::string::npos);
 }
+
+TEST_CASE("train_pacl: an embedder on a frozen CLIP, from pictures or from features that are computed once",
+          "[programs]") {
+  if (!programs_are_there(programs) || !programs_are_there({"segment"})) return;
+  const Captions folder;
+  folder.succeed(Captions::command("train_clip", "clip", 4));
+  const auto embedder = [](const std::string& output, const std::string& more) {
+    return "train_pacl --encoder clip --data captions.tsv --nouns nouns.txt --steps 60 --batch 4 --save-every 7 "
+           "--threads 1 --output " +
+           output + " " + more;
+  };
+  folder.succeed(embedder("pictures", ""));
+  const auto first = folder.succeed(embedder("features", "--features cache --feature-dtype f32"));
+  CHECK(first.out.find("of them are trained: the embedder, of ln_post tokens") != std::string::npos);
+  const auto last_loss = [&](const std::string& output) {
+    const std::string text = io::read_text(folder.root / output / "metrics.jsonl");
+    const size_t begin = text.rfind('\n', text.size() - 2) + 1;
+    const auto line = io::parse_json(text.substr(begin), "metrics");
+    CHECK(line["step"] == 60);
+    return line["loss"].get<double>();
+  };
+  CHECK(last_loss("features") == Approx(last_loss("pictures")).epsilon(1e-4));
+
+  // Interrupted and gone on with, from the cache that is there, the run ends with the same bits.
+  const std::string again = embedder("parts", "--features cache --feature-dtype f32");
+  double patience = 0.1;
+  for (; !fs::exists(folder.root / "parts" / "config.json"); patience *= 1.3) {  // written last
+    const auto outcome = folder.run(again, sentence("timeout --preserve-status -s KILL ", patience, " "));
+    if (outcome.status == 1) FAIL(outcome.error);
+    REQUIRE(patience < 60);
+  }
+  CHECK(folder.weights("parts") == folder.weights("features"));
+  CHECK(io::read_json(folder.root / "parts" / "config.json")["prompts"] == "pacl7_reported");
+
+  // The model needs neither the encoder nor the cache.
+  fs::rename(folder.root / "clip", folder.root / "other");
+  folder.succeed("segment --checkpoint parts --image p0.png --classes 'red wall,blue wall' --output o.png");
+  folder.succeed(
+      "segment --checkpoint parts --image p0.png --classes 'red wall,blue wall' --background-entropy 0.5 "
+      "--window 16 --output o2.png");
+  folder.refuse(
+      "segment --checkpoint parts --image p0.png --classes wall --background-entropy 1 --background 0.5 "
+      "--output o3.png",
+      "give one of them");
+  folder.succeed(Captions::command("train_clip", "clip", 4) + " --seed 1");
+  folder.refuse(embedder("parts", "--features cache --feature-dtype f32"), "cache holds features of another encoder");
+
+  folder.refuse(embedder("new", "--width 32"), "--width is that of the encoder");
+  folder.refuse(embedder("new", "--features new --random-crop"), "leave --random-crop out");
+  folder.refuse(embedder("new", "--fixed-scale 100 --logit-scale 20"), "give one of them");
+  folder.refuse(Captions::command("train_pacl", "new") + " --features cache",
+                "--features belongs to training with --encoder");
+  const std::string vit = TESSERA_SOURCE_DIR "/tests/golden/vit";
+  folder.refuse("train_pacl --encoder " + vit + " --data captions.tsv --output new", "name a CLIP with --text");
+  folder.refuse("train_pacl --encoder parts --data captions.tsv --output new", "is a \"pacl\"; name a CLIP or a ViT");
+  folder.succeed("train_pacl --encoder " + vit +
+                 " --text clip --data captions.tsv --output dino --steps 2 --batch 4 "
+                 "--fixed-scale 100");
+  folder.succeed("segment --checkpoint dino --image p0.png --classes 'red wall,blue wall' --output o4.png");
+  folder.refuse("train_pacl --encoder clip --data captions.tsv --nouns wordnet:absent --output new",
+                "install the package wordnet-base");
+}
