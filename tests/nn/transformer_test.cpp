@@ -86,6 +86,23 @@ TEST_CASE("Transformer: gradients through two blocks, with recomputation too", "
   }
 }
 
+TEST_CASE("Transformer: one token of each item alone is that token of the whole, with gradients", "[nn]") {
+  auto ctx = nan_filled_context();
+  auto transformer = small_transformer<double>(ctx, 2);
+  const auto x = random_variable(ctx, Shape<3>{2, 4, 6}, 1);
+  const auto at = Tensor<int32_t, 1>::from_host(ctx, {2}, {2, 0}),
+             lengths = Tensor<int32_t, 1>::from_host(ctx, {2}, {3, 1});
+  Tape<Cpu> tape(ctx, false);
+  const auto whole = gather_tokens(tape, transformer(tape, x, true), at).value();
+  for (const bool recompute : {false, true}) {
+    transformer.recompute = recompute;
+    const auto alone = transformer.at_token(tape, x, at, lengths).value();
+    CHECK(largest_difference(view(alone.reshaped(Shape<2>{2, 6})), view(whole)) < 1e-13);
+    check_gradients(ctx, transformer, x,
+                    [&](auto& t, const auto& input) { return transformer.at_token(t, input, at, lengths); });
+  }
+}
+
 TEMPLATE_TEST_CASE("Transformer: recomputing activations changes no bit, and keeps fewer of them", "[nn]", float,
                    bfloat16) {
   const auto run = [](bool recompute, size_t* held) {
