@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include <support/catch.hpp>
+#include <tessera/segmentation/charts.hpp>
 #include <tessera/segmentation/overlay.hpp>
 
 using namespace tessera;
@@ -151,4 +152,45 @@ TEST_CASE("overlay: legends fit their width, with long names and many classes", 
   const Image both = overlay(picture, LabelMap(64, 30), names, class_palette(1));
   CHECK(both.width == 64);
   CHECK(both.height > 40);
+}
+
+TEST_CASE("heat_colour: lighter for more, ends beyond 0 and 1", "[segmentation]") {
+  double before = -1;
+  for (int i = 0; i <= 40; ++i) {
+    const Colour colour = heat_colour(i / 40.0);
+    const double lightness = 0.299 * colour.red + 0.587 * colour.green + 0.114 * colour.blue;
+    CHECK(lightness > before);
+    before = lightness;
+  }
+  CHECK(heat_colour(-3) == heat_colour(0));
+  CHECK(heat_colour(7) == heat_colour(1));
+}
+
+TEST_CASE("heat_map: values lie where their cells do", "[segmentation]") {
+  // Two cells side by side, centred at pixels 2 and 6 of 8: constant beyond the centres, half-way in the middle.
+  Context<Cpu> ctx;
+  const auto values = Tensor<float, 2>::from_host(ctx, {1, 2}, {0, 1});
+  const Image map = heat_map(ctx, Image(8, 3, 3, 90), view(values), {2, 4, 1.5, 3}, 0, 1, 1);
+  const auto colour = [&](int x) { return Colour{map.at(x, 1)[0], map.at(x, 1)[1], map.at(x, 1)[2]}; };
+  CHECK(colour(0) == heat_colour(0));
+  CHECK(colour(1) == heat_colour(0));
+  CHECK(colour(3) == heat_colour(0.375));
+  CHECK(colour(4) == heat_colour(0.625));
+  CHECK(colour(7) == heat_colour(1));
+}
+
+TEST_CASE("draw_chart: a curve passes through its points; sheets hold what is put on them", "[segmentation]") {
+  const Image chart = draw_chart({"t", "x", "y"}, {{"line", {{0, 0.5}, {1, 0.5}}}}, 100);
+  const Colour line = series_colour(0);
+  int rows = 0;
+  for (int y = 58; y < 158; ++y) {  // the plot begins at (58, 58)
+    const uint8_t* pixel = chart.at(58 + 33, y);
+    rows += pixel[0] == line.red && pixel[1] == line.green && pixel[2] == line.blue;
+    if (y < 105 || y > 111) CHECK(pixel[0] >= 200);
+  }
+  CHECK(rows >= 2);
+  const Image sheet = picture_sheet({{"", {{Image(5, 4, 3, 7), ""}, {Image(5, 4, 3, 9), ""}}}});
+  CHECK(sheet.at(14, 14)[0] == 7);
+  CHECK(sheet.at(14 + 5 + 14, 14)[0] == 9);
+  REQUIRE_ERROR(draw_bars("t", {"a"}, {"s", "t"}, {{1}}), ValueError, "1 rows of values for 2 series");
 }
