@@ -15,11 +15,13 @@
 #include "classification.hpp"
 #include "labelled_pictures.hpp"
 #include "segmentation_options.hpp"
+#include "superpixel_options.hpp"
 
 namespace examples {
 
 struct EvaluateOptions {
   SegmentationOptions segmentation;
+  SuperpixelOptions superpixels;
   LabelledPictures pictures;
   std::string task = "segment", rule = "mmsegmentation", output, confusion;
   std::vector<std::string> beside;
@@ -64,6 +66,7 @@ tessera::io::Json report(const Options& options, const Segmenter& segmenter,
           {"numerics", given.numerics},
           {"key_smoothing", given.key_smoothing},
           {"prompt_denoising", given.prompt_denoising},
+          {"superpixels", options.superpixels.json()},
           {"dtype", given.model.dtype},
           {"seconds", seconds},
           {"classes", classes}};
@@ -114,7 +117,7 @@ void run(const Options& options) {
   for (const Sample& sample : samples) {
     const data::Image picture = data::read_image(sample.image);
     const data::LabelMap truth = read_truth(sample, table, picture);
-    counts.add(segmenter.label(ctx, segmenter.score(ctx, picture)), truth);
+    counts.add(options.superpixels.refine(segmenter.label(ctx, segmenter.score(ctx, picture)), picture), truth);
     progress.advance(1);
   }
   progress.finish();
@@ -170,6 +173,7 @@ int main(int argc, char** argv) {
                  "--task classify: NAME=CHECKPOINT, one more to compare with; may be repeated");
   app.add_option("--confusion", options.confusion,
                  "--task classify: a picture of what was taken for what (.png, .jpg)");
+  options.superpixels.add_to(app);
   app.add_option("--rule", options.rule,
                  "mmsegmentation: a class that is predicted but labelled nowhere counts as 0; detectron2: it does not "
                  "count")

@@ -9,11 +9,13 @@
 #include <tessera/train/progress.hpp>
 
 #include "segmentation_options.hpp"
+#include "superpixel_options.hpp"
 
 namespace examples {
 
 struct SegmentOptions {
   SegmentationOptions segmentation;
+  SuperpixelOptions superpixels;
   std::string image, output, labels, scores, groups;
 };
 
@@ -169,7 +171,7 @@ void run(const Options& options) {
     }
     note_slow_attention(segmenter, picture);
     const auto map = segmenter.score(ctx, picture);
-    const data::LabelMap labels = segmenter.label(ctx, map);
+    const data::LabelMap labels = options.superpixels.refine(segmenter.label(ctx, map), picture);
     write_overlay(target(output, many, names[i], ".png"), picture, labels, segmenter);
     if (!options.labels.empty()) write_labels(target(options.labels, many, names[i], ".png"), labels, segmenter);
     if (!options.scores.empty())
@@ -214,6 +216,7 @@ int main(int argc, char** argv) {
       app,
       "what to look for: names separated by commas, other names of the same class by | (\"person|man,sky\"); or a "
       "benchmark (voc20, voc21, context59, ...), or a class list FILE.json");
+  options.superpixels.add_to(app);
   app.add_option("--image", options.image, "a JPEG or PNG, or a folder of them")->required();
   app.add_option("--output", options.output,
                  "the tinted picture with its legend (.png, .jpg); for a folder of pictures a folder; default "

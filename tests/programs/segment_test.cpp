@@ -11,6 +11,7 @@
 #include <tessera/data/image.hpp>
 #include <tessera/data/tokenizer.hpp>
 #include <tessera/io/tensor_source.hpp>
+#include <tessera/segmentation/superpixel_vote.hpp>
 #include <tessera/systems/pacl.hpp>
 
 using namespace tessera;
@@ -307,6 +308,20 @@ TEST_CASE("evaluate: a model agrees with its own label maps, however they are nu
   int64_t counted = 0;
   for (const auto& one : metrics["classes"]) counted += one["labelled_pixels"].get<int64_t>();
   CHECK(counted == 90 * 60 + 70 * 119);
+
+  // With superpixels each region has one class, in what segment writes as in what evaluate counts.
+  const std::string refined = " --superpixels --superpixel-scale 30 --superpixel-min-size 40";
+  w.succeed("segment --checkpoint clip --image two --classes cat,dog,grass --output overlays --labels refined" +
+            refined);
+  w.succeed(common + "--labels refined --classes cat,dog,grass --output m.json" + refined);
+  metrics = io::read_json(w.root / "m.json");
+  CHECK(metrics["miou"] == 1.0);
+  CHECK(metrics["superpixels"] == io::Json({{"scale", 30.0}, {"sigma", 0.9}, {"min_size", 40}}));
+  const auto segments = data::felzenszwalb(data::read_image(w.root / "two" / "a.png"), {30, 0.9, 40});
+  const auto labels_of = [&](const char* folder) { return data::read_label_map(w.root / folder / "a.png"); };
+  CHECK(labels_of("refined").labels != labels_of("truth").labels);
+  CHECK(labels_of("refined").labels == segmentation::vote_in_segments(labels_of("truth"), segments).labels);
+  w.refuse(common + "--labels truth --classes cat,dog,grass --superpixel-scale 30", "--superpixels");
 
   // every label replaced by the next class: nothing agrees
   io::write_json(w.root / "raw.json", {{"classes",
