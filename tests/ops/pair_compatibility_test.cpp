@@ -191,7 +191,7 @@ TEST_CASE("pair_compatibility: other weights and scores, forward and backward", 
         const auto result = gradcheck(
             ctx, [&](auto& tape, auto a, auto b) { return pair_compatibility(tape, a, b, options, weighting, score); },
             v, t);
-        INFO("T " << count << ", normalised " << normalized << ": " << result.message);
+        INFO("T " << v.value().shape[1] << ", normalised " << normalized << ": " << result.message);
         CHECK(largest_difference(to_host(phi), expected) < 1e-13);
         CHECK(result);
       };
