@@ -13,6 +13,7 @@
 #include <tessera/cpu/eigen.hpp>
 #include <tessera/systems/clip.hpp>
 #include <tessera/systems/pacl.hpp>
+#include <tessera/train/text_vectors.hpp>
 #include <tessera/train/trainer.hpp>
 
 #include <io/folder.hpp>
@@ -177,4 +178,32 @@ TEST_CASE("threads: a run resumed from its checkpoint ends in the bits of the wh
   const uint64_t resumed = train_pacl({.folder = folder.path()});
   CHECK(resumed != half);
   CHECK(resumed == train_pacl());
+}
+
+TEST_CASE("threads: the bits of a text's vector do not depend on the texts before it or beside it", "[systems]") {
+  Context<Cpu> ctx;
+  const std::vector<std::string> words{"a dog", "a red wall beside a green house and a dog", "the sky",
+                                       "a photo of a tall tree", "grass"};
+  const auto tokenizer = data::Tokenizer::learn(words, 560, {.context_length = 24});
+  const auto tower = nn::make_text_transformer<float>(ctx,
+                                                      {.vocabulary_size = tokenizer.vocabulary_size(),
+                                                       .context_length = 24,
+                                                       .transformer = {.width = 96, .layers = 2, .heads = 3},
+                                                       .embed_dim = 64},
+                                                      nn::Initialisation::clip);
+  const auto encode = [&](const std::vector<std::string>& some) {
+    Tape<Cpu> tape(ctx, false);
+    const auto input = train::group_input(ctx, tokenizer, some);
+    return tower(tape, input).value();
+  };
+  for (const auto function : providers()) {
+    INFO("provider " << (function == &cpu::eigen_matrix_product ? "Eigen" : "oneDNN"));
+    const Provider provider(function);
+    train::TextVectors together(encode, 100, 1), backwards(encode, 100, 1);
+    const auto all = to_host(view(together(ctx, words)));
+    for (size_t i = words.size(); i-- > 0;) {
+      const auto one = to_host(view(backwards(ctx, {words[i]})));
+      CHECK(std::equal(one.begin(), one.end(), all.begin() + ptrdiff_t(i) * 64));
+    }
+  }
 }
