@@ -38,7 +38,7 @@ problems=$(includes include/tessera | awk '
     # Other libraries: header, then the files or folders that may include it.
     place["Eigen/Core"] = "cpu/eigen.hpp"
     place["oneapi/dnnl/dnnl.hpp"] = "cpu/onednn.hpp"
-    place["omp.h"] = "cpu/eigen.hpp cpu/onednn.hpp train/batches.hpp"
+    place["omp.h"] = "cpu/eigen.hpp cpu/onednn.hpp train/batches.hpp train/feature_cache.hpp"
     place["nlohmann/json.hpp"] = "io/json.hpp"
     place["png.h"] = "data/png.hpp"
     place["jpeglib.h"] = place["jerror.h"] = "data/jpeg.hpp"

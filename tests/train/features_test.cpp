@@ -122,10 +122,47 @@ TEST_CASE("features: of another encoder, data set or kind are refused", "[train]
   refuse(pictures, recipe(Dtype::f16), "(dtype differ)");
   refuse(Pictures("photo "), recipe(), "(captions differ)");
 
+  // Shards whose recipe is gone are not taken for those of the encoder in hand.
+  fs::rename(folder / "features.json", folder / "elsewhere");
+  refuse(pictures, other, "holds shards of features, but no features.json");
+  CHECK_FALSE(fs::exists(folder / "features.json"));
+  fs::rename(folder / "elsewhere", folder / "features.json");
+
   fs::copy_file(folder / "000000.safetensors", folder / "000002.safetensors", fs::copy_options::overwrite_existing);
   REQUIRE_ERROR(FeatureStore(folder.path()), IoError, "000002.safetensors: patches are F32 [3, 4, 3]");
   tessera_test::write_bytes(folder / "000001.safetensors", "half");
   REQUIRE_ERROR(FeatureStore(folder.path()), IoError, "000001.safetensors");
+}
+
+TEST_CASE("features: values that cannot be stored, and more shards than can be read, are refused", "[train]") {
+  Context<Cpu> ctx;
+  const Pictures pictures;
+  const Folder folder;
+  const auto write = [&](const std::string& name, Dtype dtype, float value) {  // that of a token of picture 4
+    int64_t first = 3 * finished_feature_shards(folder / name);
+    const auto encode = [&](const Tensor<float, 4>& images) {
+      auto tokens = first_pixels(images);
+      if (first <= 4 && 4 < first + images.shape[0]) tokens(4 - first, 1, 2) = value;
+      first += images.shape[0];
+      return tokens;
+    };
+    write_features(ctx, pictures, folder / name, recipe(dtype), encode, go_on, 2);
+  };
+  REQUIRE_ERROR(write("f16", Dtype::f16, 70000), Error,
+                "a token of picture 4 is 70000, which F16 cannot hold; begin another folder with --feature-dtype bf16");
+  CHECK(finished_feature_shards(folder / "f16") == 1);
+  REQUIRE_ERROR(write("f32", Dtype::f32, std::nanf("")), Error, "the encoder gives nan for picture 4");
+  write("bf16", Dtype::bf16, 70000);
+  CHECK(finished_feature_shards(folder / "bf16") == 3);
+
+  /// Says how many it has, and nothing else.
+  struct Many : Pictures {
+    int64_t size() const override { return 3 * most_feature_shards + 1; }
+    std::string caption(int64_t) const override { fail<Error>("was read"); }
+  };
+  REQUIRE_ERROR(write_features(ctx, Many(), folder / "many", recipe(), first_pixels, go_on), ValueError,
+                "180001 pictures are more than 60000 shards of 3");
+  CHECK_FALSE(fs::exists(folder / "many"));
 }
 
 TEST_CASE("features: batches come in the order of the pictures' own", "[train]") {
@@ -145,10 +182,11 @@ TEST_CASE("features: batches come in the order of the pictures' own", "[train]")
                 "less than one batch of 8");
 }
 
-TEST_CASE("text vectors: a text is encoded once, while there is room", "[train]") {
+TEST_CASE("text vectors: a text is encoded once, while there is room, in groups of one size", "[train]") {
   Context<Cpu> ctx;
   std::vector<std::string> encoded;
   const auto encode = [&](const std::vector<std::string>& texts) {
+    CHECK(texts.size() == 2);
     Tensor<float, 2> vectors(ctx, {int64_t(texts.size()), 2});
     for (size_t i = 0; i < texts.size(); ++i) {
       encoded.push_back(texts[i]);
@@ -159,11 +197,17 @@ TEST_CASE("text vectors: a text is encoded once, while there is room", "[train]"
   };
   TextVectors vectors(encode, 4, 2);
   const auto first = vectors(ctx, {"a", "bb", "a", "ccc"});
-  CHECK(encoded == std::vector<std::string>{"a", "bb", "ccc"});
+  CHECK(encoded == std::vector<std::string>{"a", "bb", "ccc", "ccc"});
   CHECK(to_host(view(first)) == std::vector<float>{1, 'a', 2, 'b', 1, 'a', 3, 'c'});
   CHECK(to_host(view(vectors(ctx, {"ccc"}))) == std::vector<float>{3, 'c'});
-  CHECK(encoded.size() == 3);
+  CHECK(encoded.size() == 4);
   CHECK(to_host(view(vectors(ctx, {"dddd", "bb"}))) == std::vector<float>{4, 'd', 2, 'b'});
-  CHECK(encoded ==
-        std::vector<std::string>{"a", "bb", "ccc", "dddd", "bb"});  // the fifth had no room: all were forgotten
+  CHECK(encoded == std::vector<std::string>{"a", "bb", "ccc", "ccc", "dddd", "bb"});  // the fifth: all were forgotten
+}
+
+TEST_CASE("text vectors: a text alone is cut behind its end, a group is as long as the tower reads", "[train]") {
+  Context<Cpu> ctx;
+  const auto tokenizer = data::Tokenizer::learn(std::vector<std::string>{"a dog"}, 520, {.context_length = 24});
+  CHECK(group_input(ctx, tokenizer, {"a dog"}).ids.shape[1] < 24);
+  CHECK(group_input(ctx, tokenizer, {"a dog", "a dog"}).ids.shape == Shape<2>{2, 24});
 }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include <tessera/nn/fingerprint.hpp>
 #include <tessera/systems/clip_checkpoint.hpp>
 
 namespace tessera::systems {
@@ -42,6 +43,19 @@ Variable<T, 3, Device> patch_tokens(Tape<Device>& tape, const nn::VisionTransfor
   if (which == PatchTokens::last_block) return tokens;
   const auto normed = tower.ln_post(tape, tokens);
   return which == PatchTokens::ln_post ? normed : matmul(tape, normed, tower.proj);
+}
+
+/// Of a tower's weights, and of what else decides its tokens.
+template <class T, class Device>
+uint64_t fingerprint_of_tower(nn::VisionTransformer<T, Device>& tower) {
+  const ClipConfig config{.vision = tower.config, .text = {}};
+  return nn::fingerprint(tower, io::json_text(detail::own_config_to_json(config, "")["vision_config"], -1));
+}
+/// The same of two towers and what stands between them.
+template <class Model>
+uint64_t fingerprint_of_towers(Model& model) {
+  const ClipConfig config{.vision = model.visual.config, .text = model.text.config};
+  return nn::fingerprint(model, io::json_text(detail::own_config_to_json(config, ""), -1));
 }
 
 /// Channels of a tower's tokens.

@@ -5,6 +5,9 @@
 //
 // Shards come to their place whole and in order: a run that was interrupted goes on after the last one.
 #pragma once
+#include <omp.h>
+
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -27,7 +30,7 @@ namespace tessera::train {
 /// What features.json says. A folder belongs to one encoder, one data set and one way to store them.
 struct FeatureRecipe {
   std::string encoder;       ///< what kind it is ("clip", "vit")
-  uint64_t fingerprint = 0;  ///< of its weights: nn::fingerprint
+  uint64_t fingerprint = 0;  ///< of its weights and settings: nn::fingerprint
   std::string tokens;        ///< which of its tokens ("ln_post")
   int64_t image_size = 224, patches = 0, width = 0;
   data::ImageStatistics statistics = data::clip_statistics;
@@ -79,11 +82,23 @@ inline std::string differing_keys(const io::Json& a, const io::Json& b) {
   return names;
 }
 
-inline AnyTensor narrowed(const Tensor<float, 3>& values, Dtype dtype) {
+[[noreturn]] inline void refuse_value(float value, int64_t picture, Dtype dtype) {
+  require<Error>(std::isfinite(value), "features: the encoder gives ", value, " for picture ", picture);
+  fail<Error>("features: a token of picture ", picture, " is ", value, ", which ", dtype_name(dtype),
+              " cannot hold; begin another folder with --feature-dtype bf16 or f32");
+}
+
+/// Tokens [n, P, C] of the pictures from `first` on, as they are stored. Throws Error for values that cannot be.
+inline AnyTensor narrowed(const Tensor<float, 3>& values, Dtype dtype, int64_t first) {
   const auto store = [&]<class To>(To) {
     auto elements = std::make_shared<std::vector<To>>(size_t(values.size()));
     parallel_for(values.size(), int64_t(1) << 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) (*elements)[size_t(i)] = narrow<To>(values.data[i]);
+      for (int64_t i = begin; i < end; ++i) {
+        const To stored = narrow<To>(values.data[i]);
+        if (!std::isfinite(widen(stored)))
+          refuse_value(values.data[i], first + i / (values.shape[1] * values.shape[2]), dtype);
+        (*elements)[size_t(i)] = stored;
+      }
     });
     return AnyTensor{dtype_of<To>, {values.shape.begin(), values.shape.end()}, {elements, elements->data()}};
   };
@@ -92,6 +107,9 @@ inline AnyTensor narrowed(const Tensor<float, 3>& values, Dtype dtype) {
 }
 
 }  // namespace detail
+
+/// Shards of a folder, at most: all are mapped at once, and Linux gives a process 65,530 mappings.
+inline constexpr int64_t most_feature_shards = 60'000;
 
 /// How many of a folder's first shards are in their place.
 inline int64_t finished_feature_shards(const std::filesystem::path& folder) {
@@ -109,7 +127,8 @@ inline data::Image central_square(const data::Image& picture, int side) {
 /// Computes the tokens of all pictures of `source` into `folder` and returns how many pictures were there already.
 /// encode(images [B, 3, S, S], normalised) gives [B, P, C]. done(count) is called with the pictures that a shard added,
 /// after it is in its place; where it gives false, the rest is left for another time. One process a folder. Throws
-/// IoError where the folder was begun with another encoder, data set or way to store them.
+/// IoError where the folder was begun with another encoder, data set or way to store them, Error for tokens that cannot
+/// be stored.
 inline int64_t write_features(Context<Cpu>& ctx, const data::CaptionSource& source, const std::filesystem::path& folder,
                               const FeatureRecipe& recipe,
                               const std::function<Tensor<float, 3>(const Tensor<float, 4>&)>& encode,
@@ -118,6 +137,9 @@ inline int64_t write_features(Context<Cpu>& ctx, const data::CaptionSource& sour
           "features are stored as f32, bf16 or f16, not ", dtype_name(recipe.dtype));
   require(recipe.pictures_per_shard > 0 && batch > 0, "features: ", recipe.pictures_per_shard,
           " pictures a shard, computed ", batch, " at a time; both must be positive");
+  require(chunk_count(source.size(), recipe.pictures_per_shard) <= most_feature_shards, "features: ", source.size(),
+          " pictures are more than ", most_feature_shards, " shards of ", recipe.pictures_per_shard,
+          ", the most that are read at once; store the features of a part of the data set, or train without a store");
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   require<IoError>(std::filesystem::is_directory(folder), "cannot make the folder ", folder.string(), ": ",
@@ -132,6 +154,9 @@ inline int64_t write_features(Context<Cpu>& ctx, const data::CaptionSource& sour
     require<IoError>(differing.empty(), folder.string(), " holds features of another encoder or data set (", differing,
                      " differ); name another folder");
   } else {
+    require<IoError>(finished_feature_shards(folder) == 0, folder.string(),
+                     " holds shards of features, but no features.json that tells of which encoder and data set; name "
+                     "another folder, or remove them");
     io::write_json(about, wanted);
   }
   int64_t shard = finished_feature_shards(folder);
@@ -152,8 +177,8 @@ inline int64_t write_features(Context<Cpu>& ctx, const data::CaptionSource& sour
                    "the recipe");
       std::copy_n(encoded.data, encoded.size(), tokens.data + begin * recipe.patches * recipe.width);
     }
-    io::write_safetensors(detail::feature_shard(folder, shard++), {{"patches", detail::narrowed(tokens, recipe.dtype)}},
-                          {});
+    const AnyTensor stored = detail::narrowed(tokens, recipe.dtype, first);
+    io::write_safetensors(detail::feature_shard(folder, shard++), {{"patches", stored}}, {});
     if (!done(count)) break;
   }
   return before;
@@ -231,7 +256,10 @@ class FeatureBatches {
     if (next_.valid() && !begun) next_.wait();
     FeatureBatch batch = begun ? next_.get() : load(step);
     next_step_ = step + 1;
-    next_ = std::async(std::launch::async, [this, step] { return load(step + 1); });
+    next_ = std::async(std::launch::async, [this, step] {
+      omp_set_num_threads(1);  // in this thread: the others compute the step in hand
+      return load(step + 1);
+    });
     return batch;
   }
 
