@@ -205,6 +205,27 @@ TEST_CASE("pacl: an embedder learns on frozen towers, from pictures as from thei
   REQUIRE_ERROR(on_frozen(ctx, "vit", {.input = PatchTokens::aligned}), ValueError, "makes aligned patches");
 }
 
+TEST_CASE("pacl: fingerprints tell settings apart that the same weights are read with", "[systems]") {
+  Context<Cpu> ctx;
+  auto pacl = on_frozen(ctx, "clip");
+  const uint64_t of_tower = fingerprint_of_tower(pacl.visual), of_all = fingerprint_of_towers(pacl);
+  const auto differs = [&](auto& setting, auto other) {
+    const auto before = std::exchange(setting, other);
+    CHECK(fingerprint_of_tower(pacl.visual) != of_tower);
+    CHECK(fingerprint_of_towers(pacl) != of_all);
+    setting = before;
+  };
+  auto& visual = pacl.visual.config;
+  differs(visual.transformer.activation, Activation::quick_gelu);
+  differs(visual.transformer.heads, 3);
+  differs(visual.transformer.epsilon, 1e-6);
+  differs(visual.pre_norm, false);
+  CHECK(fingerprint_of_tower(pacl.visual) == of_tower);
+  pacl.text.config.transformer.activation = Activation::relu;
+  CHECK(fingerprint_of_tower(pacl.visual) == of_tower);
+  CHECK(fingerprint_of_towers(pacl) != of_all);
+}
+
 TEST_CASE("pacl: gradients through the embedder and the weights of its patches", "[systems]") {
   auto ctx = nan_filled_context();
   auto embedder = make_vision_embedder<double>(ctx, 6, 5);
@@ -239,7 +260,19 @@ TEST_CASE("pacl: an embedder's folder holds its towers and loads to the bit", "[
     auto json = io::read_json(folder / "config.json");
     json["embedder"]["input"] = "aligned";
     io::write_json(folder / "config.json", json);
-    REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), ValueError, "makes aligned patches");
+    REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), IoError,
+                  "config.json: embedder.input is \"aligned\"; it may be");
+    if (encoder == "vit") {
+      json["embedder"]["input"] = "projected";
+      io::write_json(folder / "config.json", json);
+      REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), IoError, "this image tower has no projection");
+    }
+    // Sizes that are not the weights' are refused before memory is asked for.
+    auto large = json;
+    large["embedder"]["input"] = "ln_post";
+    large["vision_config"]["projection_dim"] = 1 << 20;
+    io::write_json(folder / "config.json", large);
+    REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), IoError, "sizes in the configuration do not belong");
     json.erase("embedder");
     io::write_json(folder / "config.json", json);
     REQUIRE_ERROR(load_pacl<float>(ctx, folder.path()), IoError, "does not fit the model");

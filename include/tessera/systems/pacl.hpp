@@ -165,6 +165,20 @@ void save_pacl(Pacl<T, Device>& pacl, const ImageStatistics& statistics, const s
   detail::save_folder(pacl, own_names, json, prompts, statistics, folder);
 }
 
+namespace detail {
+
+/// The tokens that a folder's embedder is given. `projection`: channels of the image tower's projection, 0 without.
+inline PatchTokens embedder_input(const io::JsonView& json, int64_t projection) {
+  const std::string name = json["embedder"].get_or<std::string>("input", "ln_post");
+  const bool known = name == "last_block" || name == "ln_post" || (name == "projected" && projection > 0);
+  require<IoError>(
+      known, json.name(), ": embedder.input is \"", name, "\"; ",
+      name == "projected" ? "this image tower has no projection" : "it may be last_block, ln_post or projected");
+  return patch_tokens_from_name(name);
+}
+
+}  // namespace detail
+
 /// A model, and how its pictures are normalised.
 template <class T, class Device = Cpu>
 struct LoadedPacl {
@@ -184,12 +198,16 @@ LoadedPacl<T, Device> load_pacl(Context<Device>& ctx, const std::filesystem::pat
   if (json.has("embedder")) {
     // A ViT has no projection, and a CLIP's need not be as wide as the texts of another.
     towers.vision.embed_dim = json["vision_config"].get<int64_t>("projection_dim", 0, detail::largest_extent);
+    const auto input = detail::embedder_input(json, towers.vision.embed_dim);
+    const int64_t inputs = width_of(towers.vision, input), embed_dim = towers.text.embed_dim;
+    detail::check_parameter_count(
+        towers.vision.parameter_count() + towers.text.parameter_count() + (2 * inputs + embed_dim + 3) * embed_dim,
+        json.name(), folder.weights);
     LoadedTower<T, Device> encoder{nn::make_vision_transformer<T>(ctx, towers.vision, nn::Initialisation::none),
                                    folder.statistics, json["embedder"].get_or<std::string>("encoder", "clip")};
     encoder.visual.conv1.bias = {};
     if (folder.weights.contains("visual.conv1.bias"))  // a ViT's
       encoder.visual.conv1.bias = nn::unset<accumulate_t<T>, 1>(ctx, {towers.vision.transformer.width});
-    const auto input = patch_tokens_from_name(json["embedder"].get_or<std::string>("input", "ln_post"));
     loaded.model = make_pacl_on<T>(ctx, std::move(encoder),
                                    nn::make_text_transformer<T>(ctx, towers.text, nn::Initialisation::none),
                                    {.input = input, .attention_scale = attention_scale});
