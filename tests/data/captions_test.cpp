@@ -91,6 +91,8 @@ TEST_CASE("wordnet: a noun is what is met as a noun more often than otherwise", 
   REQUIRE_ERROR(wordnet_nouns(folder.path()), IoError, "index.noun: a line is not one of WordNet's index of nouns");
   write("index.noun", "brush n 1 9 @ 1 0 00000001\n");
   REQUIRE_ERROR(wordnet_nouns(folder.path()), IoError, "a line is not one of WordNet's");
+  write("cntlist.rev", "brush%1:06:00:: 1 9223372036854775807\nbrush%1:06:00:: 2 9223372036854775807\n");
+  REQUIRE_ERROR(wordnet_nouns(folder.path()), IoError, "cntlist.rev: a line is not 'sense, number, count'");
   write("cntlist.rev", "brush 1 3\n");
   REQUIRE_ERROR(wordnet_nouns(folder.path()), IoError, "cntlist.rev: a line is not 'sense, number, count'");
   REQUIRE_ERROR(wordnet_nouns(folder / "absent"), IoError, "install the package wordnet-base");

@@ -220,6 +220,9 @@ TEST_CASE("caption training: data sets by name, nouns from a file or beside the 
   const auto with = open_captioned_data((folder / "table.tsv").string(), (folder / "nouns.txt").string(), 32, 10, 0);
   CHECK(with.nouns == std::vector<std::string>{"dog", "cat"});
   CHECK(with.source->get(1).caption == "an old dog and a cat");
+  io::write_text(folder / "other.txt", "zebra\n");
+  REQUIRE_ERROR(open_captioned_data((folder / "table.tsv").string(), (folder / "other.txt").string(), 32, 10, 0),
+                IoError, "other.txt stands in a caption of the data set");
   const auto tokenizer = learn_vocabulary(*with.source, {"a photo of a dog"}, 600, 8);
   Context<Cpu> ctx;
   const auto ids = tokenize(ctx, tokenizer, {"a dog", "an old dog and a cat and a dog and a cat and a dog"});

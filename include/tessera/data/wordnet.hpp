@@ -66,7 +66,8 @@ struct WordnetCounts {
     for_each_wordnet_line(file, [&](const std::vector<std::string_view>& words) {
       const size_t percent = words[0].rfind('%');
       const int64_t times = words.size() == 3 ? wordnet_number(words[2]) : -1;
-      require<IoError>(percent != std::string_view::npos && percent + 1 < words[0].size() && times >= 0, file.string(),
+      const bool counted = times >= 0 && times < int64_t(1) << 31;  // so that no sum of a file's lines overflows
+      require<IoError>(percent != std::string_view::npos && percent + 1 < words[0].size() && counted, file.string(),
                        ": a line is not 'sense, number, count'");
       Count& count = of_word[std::string(words[0].substr(0, percent))];
       const char kind = words[0][percent + 1];

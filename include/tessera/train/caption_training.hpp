@@ -35,12 +35,25 @@ inline std::vector<std::string> nouns_in_captions(const data::CaptionSource& sou
   return nouns;
 }
 
-/// The nouns of a file; of WordNet ("wordnet", "wordnet:FOLDER") those that stand in the captions.
+/// The nouns of a file; of WordNet ("wordnet", "wordnet:FOLDER") those that stand in the captions. Throws IoError where
+/// none of them does.
 inline std::vector<std::string> named_nouns(const data::CaptionSource& source, const std::string& name) {
+  const auto require_some = [&](bool some) {
+    require<IoError>(some, "none of the nouns of ", name, " stands in a caption of the data set (are the captions of ",
+                     "another language?)");
+  };
   const bool elsewhere = name.starts_with("wordnet:");
-  if (name != "wordnet" && !elsewhere) return data::NounFinder::from_file(name).nouns();
-  const auto list = elsewhere ? data::wordnet_nouns(name.substr(8)) : data::wordnet_nouns();
-  return nouns_in_captions(source, list);
+  if (name != "wordnet" && !elsewhere) {
+    const auto list = data::NounFinder::from_file(name).nouns();
+    const data::NounFinder finder(list, true);
+    int64_t i = 0;
+    while (i < source.size() && finder.find(source.caption(i)).empty()) ++i;
+    require_some(i < source.size());
+    return list;
+  }
+  const auto nouns = nouns_in_captions(source, elsewhere ? data::wordnet_nouns(name.substr(8)) : data::wordnet_nouns());
+  require_some(!nouns.empty());
+  return nouns;
 }
 
 /// "scenes:classic" or "scenes:rich" (rendered as training goes; `count` scenes), a folder of tar shards, one shard, or
