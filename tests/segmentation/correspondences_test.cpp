@@ -161,6 +161,27 @@ TEST_CASE("pair_similarities: cosines by whether classes agree, whatever the num
   CHECK(results[0].same == results[1].same);
   CHECK(results[0].different == results[1].different);
   CHECK(results[0].same.size() + results[0].different.size() == 20000);
+
+  // Several chunks, of which the last is not full; products of small whole numbers, exact in any order.
+  for (int64_t i = 0; i < many.size(); ++i) many.data[i] = float(int64_t(i) * 7 % 31 - 15);
+  for (size_t i = 0; i < alternate.size(); i += 7) alternate[i] = no_class;
+  const PatchPairs drawn(hundreds, PairScope::within, 10000, 2);
+  PairSimilarities expected;
+  for (int64_t k = 0; k < drawn.size(); ++k) {
+    const auto [i, j] = drawn[k];
+    float sum = 0;
+    for (int64_t c = 0; c < 33; ++c) sum += many(i, c) * many(j, c);
+    const int32_t one = alternate[size_t(i)], other = alternate[size_t(j)];
+    if (one != no_class && other != no_class) (one == other ? expected.same : expected.different).push_back(sum);
+  }
+  REQUIRE(expected.same.size() > 1000);
+  REQUIRE(expected.same.size() + expected.different.size() < 9000);
+  const auto counted = pair_similarities(view(many), alternate, drawn);
+  CHECK(counted.same == expected.same);
+  CHECK(counted.different == expected.different);
+  CHECK(counted.same.capacity() == counted.same.size());
+  CHECK(counted.different.capacity() == counted.different.size());
+
   REQUIRE_ERROR(pair_similarities(view(many), labels, {counts, PairScope::within, 10, 0}), ShapeError,
                 "3 labels for 300 patches");
 }

@@ -126,36 +126,63 @@ class PatchPairs {
   int64_t end_ = 0, all_ = 0, size_ = 0;
 };
 
-/// Similarities of pairs, by whether both patches are of one class.
+/// Similarities of pairs, by whether both patches are of one class; each list in the order of the pairs.
 struct PairSimilarities {
   std::vector<float> same, different;
 };
 
 /// The cosines of `pairs` of patches, features [N, C] of length 1, labels [N]: what roc_curve takes. Pairs with a patch
-/// of no_class are left out.
+/// of no_class are left out. Holds four bytes a pair.
 inline PairSimilarities pair_similarities(const TensorView<const float, 2>& features, std::span<const int32_t> labels,
                                           const PatchPairs& pairs) {
   require<ShapeError>(int64_t(labels.size()) == features.shape[0], "pair_similarities: ", labels.size(), " labels for ",
                       features.shape[0], " patches");
+  constexpr int64_t grain = 4096;
   const int64_t channels = features.shape[1];
-  std::vector<float> similarity(static_cast<size_t>(pairs.size()));
-  enum Kind : uint8_t { different_classes, same_class, left_out };
-  std::vector<Kind> kind(similarity.size());
-  parallel_for(pairs.size(), 4096, [&](int64_t begin, int64_t end) {
+  enum class Kind : uint8_t { left_out, same, different };
+  const auto kind = [&](int64_t i, int64_t j) {
+    const int32_t one = labels[size_t(i)], other = labels[size_t(j)];
+    if (one == no_class || other == no_class) return Kind::left_out;
+    return one == other ? Kind::same : Kind::different;
+  };
+
+  // Pairs are counted first, so that every chunk knows where in the lists its similarities go.
+  struct Place {
+    size_t same = 0, different = 0;
+  };
+  std::vector<Place> places(size_t(chunk_count(pairs.size(), grain)));
+  parallel_for(pairs.size(), grain, [&](int64_t begin, int64_t end) {
+    Place count;
     for (int64_t k = begin; k < end; ++k) {
       const auto [i, j] = pairs[k];
+      const Kind of_pair = kind(i, j);
+      count.same += of_pair == Kind::same;
+      count.different += of_pair == Kind::different;
+    }
+    places[size_t(begin / grain)] = count;
+  });
+  Place total;
+  for (Place& place : places) {
+    const Place count = place;
+    place = total;
+    total.same += count.same;
+    total.different += count.different;
+  }
+
+  PairSimilarities result{std::vector<float>(total.same), std::vector<float>(total.different)};
+  parallel_for(pairs.size(), grain, [&](int64_t begin, int64_t end) {
+    Place next = places[size_t(begin / grain)];
+    for (int64_t k = begin; k < end; ++k) {
+      const auto [i, j] = pairs[k];
+      const Kind of_pair = kind(i, j);
+      if (of_pair == Kind::left_out) continue;
       const float *a = &features(i, 0), *b = &features(j, 0);
       float sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t c = 0; c < channels; ++c) sum += a[c] * b[c];
-      similarity[size_t(k)] = sum;
-      const int32_t one = labels[size_t(i)], other = labels[size_t(j)];
-      kind[size_t(k)] = one == no_class || other == no_class ? left_out : one == other ? same_class : different_classes;
+      (of_pair == Kind::same ? result.same[next.same++] : result.different[next.different++]) = sum;
     }
   });
-  PairSimilarities result;
-  for (size_t k = 0; k < similarity.size(); ++k)
-    if (kind[k] != left_out) (kind[k] == same_class ? result.same : result.different).push_back(similarity[k]);
   return result;
 }
 
