@@ -5,13 +5,13 @@
 #include <optional>
 #include <utility>
 
-#include <tessera/nn/fingerprint.hpp>
 #include <tessera/systems/pacl.hpp>
 #include <tessera/train/batches.hpp>
 #include <tessera/train/feature_cache.hpp>
 #include <tessera/train/text_batch.hpp>
 #include <tessera/train/text_vectors.hpp>
 
+#include "checkpoint_options.hpp"
 #include "training_options.hpp"
 
 namespace examples {
@@ -19,6 +19,7 @@ namespace examples {
 struct PaclTrainingOptions : TrainingOptions {
   double attention_scale = 5;
   // of an embedder on trained towers:
+  CheckpointOptions of_checkpoint;
   std::string encoder, text_encoder, features, feature_dtype = "f16", tokens = "ln_post";
   double fixed_scale = 0;  ///< 0: learned
 
@@ -37,6 +38,7 @@ struct PaclTrainingOptions : TrainingOptions {
         ->capture_default_str();
     app.add_option("--fixed-scale", fixed_scale, "factor on similarities, not learned (CLIP's: 100)")
         ->check(in_range(0.01, 100));
+    of_checkpoint.add_checkpoint_to(app);
   }
   /// The paper's settings, and what is as usual, in place of what was not given.
   void follow_paper(const CLI::App& app) {
@@ -96,16 +98,18 @@ void train_embedder(PaclTrainingOptions options) {
   Staging<Device> stage;
 
   // Two frozen towers, with the vocabulary of the texts', and a new embedder between them.
-  auto tower = systems::load_image_tower<T>(ctx, options.encoder);
+  const bool of_clip = systems::describe_checkpoint(options.encoder).model_type != "vit";
+  const auto activation = options.of_checkpoint.given_activation();
+  auto tower = systems::load_image_tower<T>(ctx, options.encoder, of_clip ? activation : std::nullopt);
   require(tower.model_type == "clip" || !options.text_encoder.empty(), "the encoder ", options.encoder,
           " is a ViT, which knows no words; name a CLIP with --text");
   const std::string texts_from = options.text_encoder.empty() ? options.encoder : options.text_encoder;
-  const auto tokenizer = data::Tokenizer::load(systems::describe_checkpoint(texts_from).folder);
+  const auto tokenizer = options.of_checkpoint.load_tokenizer(texts_from);
   const auto statistics = tower.statistics;
   const auto input = systems::patch_tokens_from_name(options.tokens);
   const bool fixed = options.fixed_scale > 0;
   auto model =
-      systems::make_pacl_on<T>(ctx, std::move(tower), systems::load_clip<T>(ctx, texts_from).model.text,
+      systems::make_pacl_on<T>(ctx, std::move(tower), systems::load_clip<T>(ctx, texts_from, activation).model.text,
                                {.input = input,
                                 .attention_scale = options.attention_scale,
                                 .initial_logit_scale = std::log(fixed ? options.fixed_scale : options.logit_scale),
@@ -116,6 +120,7 @@ void train_embedder(PaclTrainingOptions options) {
   const auto captioned = options.open();
   std::optional<data::NounFinder> finder;
   if (!captioned.nouns.empty()) finder.emplace(captioned.nouns, true);
+  if (!finder) std::printf("note: no nouns are known (--nouns); the texts are captions alone\n");
   const auto prompts = prompt_templates(options.prompt);
   const auto prompt = [&](int noun, int number) {
     return segmentation::fill(prompts[size_t(number)], captioned.nouns[size_t(noun)]);
@@ -123,6 +128,21 @@ void train_embedder(PaclTrainingOptions options) {
   print_sizes(captioned, tokenizer, model);
   std::printf("%lld of them are trained: the embedder, of %s tokens\n",
               static_cast<long long>(nn::parameter_count(model.embedder)), options.tokens.c_str());
+
+  // What the settings do not allow is refused before features are computed for days.
+  train::SampleOrder(captioned.source->size(), options.training.batch, options.training.seed);
+  train::TrainerOptions training = options.trainer();
+  const bool own_texts = options.text_encoder.empty();
+  training.start = {own_texts ? options.encoder : options.encoder + " with --text " + options.text_encoder,
+                    systems::fingerprint_of_towers(model)};
+  training.recipe["attention_scale"] = options.attention_scale;
+  training.recipe["embedder"] = {{"tokens", options.tokens},
+                                 {"fixed_scale", options.fixed_scale},
+                                 {"features", options.features.empty() ? "" : options.feature_dtype}};
+  train::Trainer trainer(ctx, model, training);
+  std::error_code ignored;
+  require(!std::filesystem::equivalent(options.features, options.output, ignored),
+          "--features and --output name the same folder; give each its own");
 
   // Frozen patches of a step, from the cache or from pictures.
   train::BatchOptions batch_options = options.batches();
@@ -134,7 +154,7 @@ void train_embedder(PaclTrainingOptions options) {
   } else {
     const auto& vision = model.visual.config;
     const train::FeatureRecipe recipe{.encoder = model.encoder,
-                                      .fingerprint = nn::fingerprint(model.visual),
+                                      .fingerprint = systems::fingerprint_of_tower(model.visual),
                                       .tokens = options.tokens,
                                       .image_size = vision.image_size,
                                       .patches = vision.grid() * vision.grid(),
@@ -161,12 +181,14 @@ void train_embedder(PaclTrainingOptions options) {
   };
 
   // The loss of a step: each image with one text, its caption or one of its nouns in a template.
-  train::TextVectors vectors_of([&](const std::vector<std::string>& texts) {
+  const auto encode_texts = [&](const std::vector<std::string>& texts) {
     Tape<Device> tape(ctx, false);
-    const auto ids = nn::text_input(host, train::tokenize(host, tokenizer, texts), tokenizer.end_of_text());
-    const auto encoded = convert<float>(tape, model.text_embeddings(tape, nn::on_device(ctx, stage, ids))).value();
+    const auto input = nn::on_device(ctx, stage, train::group_input(host, tokenizer, texts));
+    const auto encoded = convert<float>(tape, model.text_embeddings(tape, input)).value();
     return Tensor<float, 2>::from_host(host, encoded.shape, to_host(view(encoded)));
-  });
+  };
+  const size_t texts_at_once = std::is_same_v<Device, Cpu> ? 1 : 64;
+  train::TextVectors vectors_of(encode_texts, size_t(1) << 17, texts_at_once);
   const auto loss_of_step = [&](Tape<Device>& tape, int64_t step) {
     const auto [patches, captions] = patches_of(tape, step);
     const auto drawn = train::draw_texts(host, captions, finder ? &*finder : nullptr, int(prompts.size()), prompt,
@@ -180,13 +202,7 @@ void train_embedder(PaclTrainingOptions options) {
     tokenizer.save(folder);
     systems::save_pacl(model, statistics, folder, options.prompt);
   };
-  train::TrainerOptions training = options.trainer();
-  training.start = {options.encoder, nn::fingerprint(model)};
-  training.recipe["attention_scale"] = options.attention_scale;
-  training.recipe["embedder"] = {{"tokens", options.tokens},
-                                 {"fixed_scale", options.fixed_scale},
-                                 {"features", options.features.empty() ? "" : options.feature_dtype}};
-  train_and_save(ctx, model, options, training, loss_of_step, save);
+  train_and_save(trainer, model, options, loss_of_step, save, [] { return io::Json::object(); });
 }
 
 }  // namespace examples

@@ -104,7 +104,8 @@ int main(int argc, char** argv) {
   examples::add_threads(app, options.threads);
   return examples::run_program(app, argc, argv, "train_pacl", [&] {
     if (!options.encoder.empty()) options.follow_paper(app);
-    for (const char* option : {"--text", "--features", "--feature-dtype", "--patch-tokens", "--fixed-scale"})
+    for (const char* option :
+         {"--text", "--features", "--feature-dtype", "--patch-tokens", "--fixed-scale", "--tokenizer", "--activation"})
       require(!options.encoder.empty() || app.count(option) == 0, option, " belongs to training with --encoder");
     examples::Devices<examples::PaclTrainingOptions>::run(options.device, options);
   });

@@ -180,12 +180,11 @@ inline std::filesystem::path snapshot_folder(const TrainingOptions& options, int
   return std::filesystem::path(options.output) / "snapshots" / name;
 }
 
-/// Trains model on loss_of_step; save(folder) writes the model, for snapshots and at the end. What more() gives is
-/// added to a step's metrics.
+/// Trains model, that of the trainer, on loss_of_step; save(folder) writes the model, for snapshots and at the end.
+/// What more() gives is added to a step's metrics.
 template <class Model, class Device, class Loss, class Save, class More>
-void train_and_save(tessera::Context<Device>& ctx, Model& model, const TrainingOptions& options,
-                    const tessera::train::TrainerOptions& training, Loss&& loss_of_step, Save&& save, More&& more) {
-  tessera::train::Trainer trainer(ctx, model, training);
+void train_and_save(tessera::train::Trainer<Model, Device>& trainer, const Model& model, const TrainingOptions& options,
+                    Loss&& loss_of_step, Save&& save, More&& more) {
   const bool finished = trainer.run(loss_of_step, [&](int64_t step, double) -> tessera::io::Json {
     if (const auto folder = snapshot_folder(options, step); !folder.empty()) save(folder);
     tessera::io::Json line = logit_scale_of(model);
@@ -194,12 +193,18 @@ void train_and_save(tessera::Context<Device>& ctx, Model& model, const TrainingO
   });
   if (!finished) {
     std::printf("stopped after step %lld of %lld; the same command goes on from there\n",
-                static_cast<long long>(trainer.step()), static_cast<long long>(training.steps));
+                static_cast<long long>(trainer.step()), static_cast<long long>(options.training.steps));
     return;
   }
   save(std::filesystem::path(options.output));
   std::printf("trained in %s; the model is in %s\n", tessera::train::clock_text(trainer.seconds()).c_str(),
               options.output.c_str());
+}
+template <class Model, class Device, class Loss, class Save, class More>
+void train_and_save(tessera::Context<Device>& ctx, Model& model, const TrainingOptions& options,
+                    const tessera::train::TrainerOptions& training, Loss&& loss_of_step, Save&& save, More&& more) {
+  tessera::train::Trainer trainer(ctx, model, training);
+  train_and_save(trainer, model, options, loss_of_step, save, more);
 }
 template <class Model, class Device, class Loss, class Save>
 void train_and_save(tessera::Context<Device>& ctx, Model& model, const TrainingOptions& options,

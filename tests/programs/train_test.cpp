@@ -160,7 +160,26 @@ TEST_CASE("train_pacl: an embedder on a frozen CLIP, from pictures or from featu
       "--output o3.png",
       "give one of them");
   folder.succeed(Captions::command("train_clip", "clip", 4) + " --seed 1");
-  folder.refuse(embedder("parts", "--features cache --feature-dtype f32"), "cache holds features of another encoder");
+  folder.refuse(embedder("parts", "--features cache --feature-dtype f32"), "clip holds other weights");
+  fs::create_directory(folder.root / "begun");
+  folder.refuse(embedder("begun", "--features cache --feature-dtype f32"), "cache holds features of another encoder");
+
+  // What the settings do not allow is refused before features are computed.
+  folder.succeed(embedder("pictures", "--fresh"));
+  folder.refuse(embedder("pictures", "--features early --seed 1"), "with other options");
+  folder.refuse(
+      "train_pacl --encoder clip --data captions.tsv --nouns nouns.txt --batch 13 --features early --output new",
+      "less than one batch of 13");
+  folder.refuse(embedder("p0.png/model", "--features early"), "cannot make the folder");
+  folder.refuse(embedder("begun", "--features begun"), "name the same folder");
+  CHECK_FALSE(fs::exists(folder.root / "early"));
+  folder.refuse(embedder("pictures", "--text other"), "clip with --text other holds other weights");
+  io::write_text(folder.root / "zebras.txt", "zebra\n");
+  folder.refuse("train_pacl --encoder clip --data captions.tsv --nouns zebras.txt --output new", "none of the nouns");
+
+  // The encoder read with other settings is another one; its tokenizer may lie elsewhere.
+  folder.refuse(embedder("pictures", "--activation relu"), "read with other settings");
+  folder.refuse(Captions::command("train_pacl", "new") + " --activation gelu", "belongs to training with --encoder");
 
   folder.refuse(embedder("new", "--width 32"), "--width is that of the encoder");
   folder.refuse(embedder("new", "--features new --random-crop"), "leave --random-crop out");

@@ -233,8 +233,8 @@ class Trainer {
     if (options_.start && state.has("start"))
       require<IoError>(state.get<std::string>("start") == start_text(), options_.start->from,
                        " holds other weights than those that the run in ", options_.folder.string(),
-                       " began with (was it trained anew?); bring those back, name another folder, or begin anew with "
-                       "--fresh");
+                       " began with (was it trained anew, or is it read with other settings?); bring those back, name "
+                       "another folder, or begin anew with --fresh");
     std::vector<io::WantedParameter> wanted;
     for (const auto& p : parameters_)
       wanted.push_back({"model." + p.name(), p.shape(), [p](const AnyTensor& tensor) {
