@@ -6,10 +6,10 @@
 //   train_segclip --data pictures.tsv --init clip-vit-base-patch16 --group-layer 10 --output model
 //   train_segclip --data scenes:classic --output model
 //   segment --checkpoint model --image photo.png --classes "dog,grass" --groups groups.png
-#include <tessera/nn/fingerprint.hpp>
 #include <tessera/systems/segclip_checkpoint.hpp>
 #include <tessera/train/batches.hpp>
 
+#include "checkpoint_options.hpp"
 #include "common.hpp"
 #include "training_options.hpp"
 
@@ -19,6 +19,7 @@ namespace examples {
 
 struct SegclipTrainingOptions : TrainingOptions {
   std::string init;
+  CheckpointOptions of_checkpoint;
   std::vector<std::string> paper;
   systems::SegclipConfig model;
   std::optional<double> superpixel_scale, superpixel_sigma;
@@ -76,7 +77,7 @@ systems::Segclip<T, Device> around_trained(Context<Device>& ctx, const examples:
   const auto around = [&](auto loaded) {
     auto& [model, of_pictures] = loaded;
     statistics = of_pictures;
-    fingerprint = nn::fingerprint(model);
+    fingerprint = systems::fingerprint_of_towers(model);
     const int64_t blocks = model.visual.config.transformer.layers;
     return systems::make_segclip<T>(ctx, model_config(options, blocks), std::move(model.visual), std::move(model.text),
                                     std::move(model.logit_scale));
@@ -84,8 +85,10 @@ systems::Segclip<T, Device> around_trained(Context<Device>& ctx, const examples:
   const std::string type = systems::describe_checkpoint(options.init).model_type;
   require(type != "segclip", "--init ", options.init,
           " is a SegCLIP; name a CLIP or PACL, whose towers it starts from");
+  const auto activation = options.of_checkpoint.given_activation();
+  require(type != "pacl" || !activation, "--activation belongs to CLIPs; --init ", options.init, " is a PACL");
   if (type == "pacl") return around(systems::load_pacl<T>(ctx, options.init));
-  return around(systems::load_clip<T>(ctx, options.init));
+  return around(systems::load_clip<T>(ctx, options.init, activation));
 }
 
 /// T: of weights and activations.
@@ -100,7 +103,7 @@ void train_on(const examples::SegclipTrainingOptions& options) {
   const auto prompts = examples::noun_prompts(captioned.nouns, options.prompt);
   const bool trained_before = !options.init.empty();
   const auto tokenizer =
-      trained_before ? data::Tokenizer::load(systems::describe_checkpoint(options.init).folder)
+      trained_before ? options.of_checkpoint.load_tokenizer(options.init)
                      : train::learn_vocabulary(*captioned.source, prompts, options.vocabulary, options.context_length);
   data::ImageStatistics statistics;
   uint64_t fingerprint = 0;
@@ -242,6 +245,7 @@ int main(int argc, char** argv) {
       "decay.\n"};
   options.add_to(app);
   app.add_option("--init", options.init, "a CLIP's or PACL's checkpoint to start from; default: random weights");
+  options.of_checkpoint.add_checkpoint_to(app);
   app.add_option("--slow", options.slow,
                  "factor on the learning rate of what --init brought (blocks on patches, texts)")
       ->check(examples::in_range(0, 1))
@@ -304,6 +308,8 @@ int main(int argc, char** argv) {
           CLI::IsMember({"keys", "assignment", "aggregation", "reconstruction", "superpixels", "embeddings", "all"}));
   examples::add_threads(app, options.threads);
   return examples::run_program(app, argc, argv, "train_segclip", [&] {
+    for (const char* option : {"--tokenizer", "--activation"})
+      require(!options.init.empty() || app.count(option) == 0, option, " belongs to training with --init");
     examples::Devices<examples::SegclipTrainingOptions>::run(options.device, options);
   });
 }

@@ -187,6 +187,8 @@ TEST_CASE("segclip: a run goes on only with the encoder that it began with", "[p
   folder.succeed(Walls::command("train_pacl", "encoder", 2, "--fresh --seed 1"));
   folder.refuse(Walls::segclip("model", 2, "--init encoder"), "encoder holds other weights than those that the run in");
   folder.succeed(Walls::segclip("model", 2, "--init encoder --fresh"));
+  folder.refuse(Walls::segclip("model", 2, "--init encoder --activation gelu"), "--init encoder is a PACL");
+  folder.refuse(Walls::segclip("other", 2, "--activation gelu"), "--activation belongs to training with --init");
 }
 
 TEST_CASE("segclip: scenes bring their own nouns, and all of the paper's ways train together", "[programs]") {
