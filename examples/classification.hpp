@@ -165,6 +165,19 @@ inline data::Image draw_confusions(const std::vector<ClassificationResult>& resu
   return segmentation::picture_sheet(rows);
 }
 
+/// Of the options of `evaluate`, those given that say how pictures are segmented are refused by name.
+inline void refuse_options_of_segmentation(const CLI::App& app) {
+  const std::vector<std::string> taken = {"--task",    "--checkpoint", "--tokenizer",   "--activation",
+                                          "--prompts", "--synonyms",   "--class-names", "--dtype",
+                                          "--threads", "--device",     "--images",      "--classes",
+                                          "--limit",   "--beside",     "--confusion",   "--output"};
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    tessera::require(option->count() == 0 || std::count(taken.begin(), taken.end(), name) > 0, name,
+                     " belongs to --task segment; whole pictures are classified without it");
+  }
+}
+
 /// `evaluate --task classify`: prints a table, writes JSON and the picture of the confusion matrices where they are
 /// asked for. `beside`: NAME=FOLDER, more checkpoints.
 template <class Device>

@@ -180,6 +180,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"mmsegmentation", "detectron2"}))
       ->capture_default_str();
   app.add_option("--output", options.output, "the scores and settings as JSON");
-  return run_program(app, argc, argv, "evaluate", [&] { Devices<Options>::run(options.segmentation.device, options); });
+  return run_program(app, argc, argv, "evaluate", [&] {
+    if (options.task == "classify") refuse_options_of_segmentation(app);
+    Devices<Options>::run(options.segmentation.device, options);
+  });
 }
 #endif
