@@ -458,8 +458,10 @@ TEST_CASE("patch_accuracy: before and after, counted patch by patch", "[programs
   io::write_json(w.root / "vit" / "config.json", config);
   w.refuse(common + "--encoder vit", "which has no text tower");
   w.refuse(common + "--encoder clip:ln_post", "do not lie in the space of texts");
-  w.refuse("patch_accuracy --images pair --labels halves --classes cat --raw-labels --encoder clip",
-           "no patch of the 2 label maps");
+  // told behind the bar of the pictures that were seen until then
+  const auto strangers = w.run("patch_accuracy --images pair --labels halves --classes cat --raw-labels --encoder clip");
+  CHECK(strangers.status == 1);
+  CHECK(strangers.error.find("\npatch_accuracy: no patch of the 2 label maps") != std::string::npos);
 }
 
 TEST_CASE("correspondence: a patch and words, in several pictures", "[programs]") {
