@@ -459,7 +459,8 @@ TEST_CASE("patch_accuracy: before and after, counted patch by patch", "[programs
   w.refuse(common + "--encoder vit", "which has no text tower");
   w.refuse(common + "--encoder clip:ln_post", "do not lie in the space of texts");
   // told behind the bar of the pictures that were seen until then
-  const auto strangers = w.run("patch_accuracy --images pair --labels halves --classes cat --raw-labels --encoder clip");
+  const auto strangers =
+      w.run("patch_accuracy --images pair --labels halves --classes cat --raw-labels --encoder clip");
   CHECK(strangers.status == 1);
   CHECK(strangers.error.find("\npatch_accuracy: no patch of the 2 label maps") != std::string::npos);
 }
